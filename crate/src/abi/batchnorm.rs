@@ -1,0 +1,341 @@
+//! Batch norm: see [`crate::batchnorm`] for the formulas. In every function
+//! - `triple` is a block of f64, mean\[channels\] then m2\[channels\];
+//! - `coefficients` is a block of f32, shift, scale, offset of \[channels\] each;
+//! - `gamma`, `beta`, `dgamma`, `dbeta` are 0 where the layer has none.
+
+use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
+use crate::batchnorm::planar::Runs;
+use crate::batchnorm::{self, Coefficients, Parts, interleaved, planar};
+use crate::with_activation;
+use core::ops::Range;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// The elements of a run of parts.
+fn elements(runs: Runs, parts: &Range<usize>) -> Range<usize> {
+    runs.start(parts.start)..runs.start(parts.end)
+}
+
+/// (mean, M2) of each part of `part_rows` rows; a chunk is a part.
+#[wasm_bindgen]
+pub fn bn_rows_statistics(parts: u32, x: u32, rows: u32, channels: u32, part_rows: u32, begin: u32, end: u32) {
+    let elements = span(begin, end, part_rows * channels, rows * channels);
+    let range = 2 * (begin * channels) as usize..2 * (end * channels) as usize;
+    // SAFETY: the promise of crate::abi.
+    let (parts, x) = unsafe { (part_mut(parts, &range), part(x, &elements)) };
+    interleaved::statistics(parts, x, channels as usize, part_rows as usize);
+}
+
+/// y = f((x − shift)·scale + offset) over rows of channels; a chunk is `chunk` rows.
+#[wasm_bindgen]
+pub fn bn_rows_normalize(
+    y: u32,
+    x: u32,
+    coefficients: u32,
+    rows: u32,
+    channels: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let elements = span(begin, end, chunk * channels, rows * channels);
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (y, x, tables) = unsafe { (part_mut(y, &elements), part(x, &elements), slice(coefficients, 3 * channels)) };
+    let k = Coefficients::new(tables, channels);
+    with_activation!(activation, p0, p1, |f| interleaved::normalize(y, x, k, channels, f));
+}
+
+/// (Σdz, Σdz·(x − K)) of each part of `part_rows` rows; a chunk is a part.
+#[wasm_bindgen]
+pub fn bn_rows_gradient_sums(
+    parts: u32,
+    dy: u32,
+    x: u32,
+    coefficients: u32,
+    rows: u32,
+    channels: u32,
+    part_rows: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let elements = span(begin, end, part_rows * channels, rows * channels);
+    let range = 2 * (begin * channels) as usize..2 * (end * channels) as usize;
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (parts, dy, x, tables) = unsafe {
+        (part_mut(parts, &range), part(dy, &elements), part(x, &elements), slice(coefficients, 3 * channels))
+    };
+    let k = Coefficients::new(tables, channels);
+    with_activation!(activation, p0, p1, |f| {
+        interleaved::gradient_sums(parts, dy, x, k, channels, part_rows as usize, f);
+    });
+}
+
+/// dx = scale·(dz + p·(x − shift) + q) over rows of channels; `gradient_tables` is p then q; a chunk is `chunk` rows.
+#[wasm_bindgen]
+pub fn bn_rows_input_gradient(
+    dx: u32,
+    dy: u32,
+    x: u32,
+    coefficients: u32,
+    gradient_tables: u32,
+    rows: u32,
+    channels: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let elements = span(begin, end, chunk * channels, rows * channels);
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (dx, dy, x, tables, pq) = unsafe {
+        let tables = slice(coefficients, 3 * channels);
+        let pq: &[f32] = slice(gradient_tables, 2 * channels);
+        (part_mut(dx, &elements), part(dy, &elements), part(x, &elements), tables, pq)
+    };
+    let k = Coefficients::new(tables, channels);
+    let (p, q) = pq.split_at(channels);
+    with_activation!(activation, p0, p1, |f| interleaved::input_gradient(dx, dy, x, k, p, q, channels, f));
+}
+
+/// (mean, M2) of each part of runs of one channel; a chunk is `chunk` parts of `parts_total`.
+#[wasm_bindgen]
+pub fn bn_runs_statistics(
+    parts: u32,
+    x: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    // SAFETY: the promise of crate::abi.
+    let (parts, x) = unsafe { (part_mut(parts, &(2 * range.start..2 * range.end)), part(x, &elements(runs, &range))) };
+    planar::statistics(parts, x, runs, range.start);
+}
+
+/// y = f((x − shift)·scale + offset) over runs of one channel; a chunk is `chunk` parts.
+#[wasm_bindgen]
+pub fn bn_runs_normalize(
+    y: u32,
+    x: u32,
+    coefficients: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    let elements = elements(runs, &range);
+    // SAFETY: the promise of crate::abi.
+    let (y, x, tables) =
+        unsafe { (part_mut(y, &elements), part(x, &elements), slice(coefficients, 3 * runs.channels)) };
+    let k = Coefficients::new(tables, runs.channels);
+    with_activation!(activation, p0, p1, |f| planar::normalize(y, x, k, runs, range.start, range.len(), f));
+}
+
+/// (Σdz, Σdz·(x − K)) of each part of runs of one channel; a chunk is `chunk` parts.
+#[wasm_bindgen]
+pub fn bn_runs_gradient_sums(
+    parts: u32,
+    dy: u32,
+    x: u32,
+    coefficients: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    let elements = elements(runs, &range);
+    // SAFETY: the promise of crate::abi.
+    let (parts, dy, x, tables) = unsafe {
+        let parts = part_mut(parts, &(2 * range.start..2 * range.end));
+        (parts, part(dy, &elements), part(x, &elements), slice(coefficients, 3 * runs.channels))
+    };
+    let k = Coefficients::new(tables, runs.channels);
+    with_activation!(activation, p0, p1, |f| planar::gradient_sums(parts, dy, x, k, runs, range.start, f));
+}
+
+/// dx = scale·(dz + p·(x − shift) + q) over runs of one channel; a chunk is `chunk` parts.
+#[wasm_bindgen]
+pub fn bn_runs_input_gradient(
+    dx: u32,
+    dy: u32,
+    x: u32,
+    coefficients: u32,
+    gradient_tables: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    let elements = elements(runs, &range);
+    // SAFETY: the promise of crate::abi.
+    let (dx, dy, x, tables, pq) = unsafe {
+        let tables = slice(coefficients, 3 * runs.channels);
+        let pq: &[f32] = slice(gradient_tables, 2 * runs.channels);
+        (part_mut(dx, &elements), part(dy, &elements), part(x, &elements), tables, pq)
+    };
+    let k = Coefficients::new(tables, runs.channels);
+    let (p, q) = pq.split_at(runs.channels);
+    with_activation!(activation, p0, p1, |f| {
+        planar::input_gradient(dx, dy, x, k, p, q, runs, range.start, range.len(), f);
+    });
+}
+
+/// The triple of all parts; `not_finite` (u32) becomes the number of channels whose statistics are not finite. One chunk.
+#[wasm_bindgen]
+pub fn bn_merge(
+    triple: u32,
+    not_finite: u32,
+    parts: u32,
+    outer: u32,
+    channels: u32,
+    pieces: u32,
+    unit: u32,
+    last: u32,
+    _begin: u32,
+    _end: u32,
+) {
+    let layout = parts_layout(outer, channels, pieces, unit, last);
+    // SAFETY: the promise of crate::abi.
+    let (triple, not_finite, parts) = unsafe {
+        (slice_mut(triple, 2 * layout.channels), slice_mut::<u32>(not_finite, 1), slice(parts, layout.len()))
+    };
+    let (mean, m2) = triple.split_at_mut(layout.channels);
+    not_finite[0] = batchnorm::merge(mean, m2, parts, layout);
+}
+
+/// The triple of running statistics (count 1). One chunk.
+#[wasm_bindgen]
+pub fn bn_running_triple(triple: u32, running_mean: u32, running_variance: u32, channels: u32, _begin: u32, _end: u32) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (triple, running_mean, running_variance) =
+        unsafe { (slice_mut(triple, 2 * channels), slice(running_mean, channels), slice(running_variance, channels)) };
+    let (mean, m2) = triple.split_at_mut(channels);
+    batchnorm::running_triple(mean, m2, running_mean, running_variance);
+}
+
+/// The coefficients of a triple of `count` values a channel. One chunk.
+#[wasm_bindgen]
+pub fn bn_coefficients(
+    coefficients: u32,
+    triple: u32,
+    gamma: u32,
+    beta: u32,
+    channels: u32,
+    count: f64,
+    epsilon: f64,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (tables, triple, gamma, beta) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        (slice_mut(coefficients, 3 * channels), triple, optional(gamma, channels), optional(beta, channels))
+    };
+    let (mean, m2) = triple.split_at(channels);
+    batchnorm::coefficients(tables, mean, m2, gamma, beta, count, epsilon);
+}
+
+/// From the parts of a gradient reduction: dγ, dβ and the tables p, q; `batch` is 0 for frozen statistics, which have
+/// p = q = 0. `sums` is working space for 2·channels f64. One chunk.
+#[wasm_bindgen]
+pub fn bn_gradient_coefficients(
+    gradient_tables: u32,
+    dgamma: u32,
+    dbeta: u32,
+    sums: u32,
+    parts: u32,
+    triple: u32,
+    outer: u32,
+    channels: u32,
+    pieces: u32,
+    unit: u32,
+    last: u32,
+    count: f64,
+    epsilon: f64,
+    batch: u32,
+    _begin: u32,
+    _end: u32,
+) {
+    let layout = parts_layout(outer, channels, pieces, unit, last);
+    let channels = layout.channels;
+    // SAFETY: the promise of crate::abi.
+    let (tables, dgamma, dbeta, sums, parts, triple) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        let sums: &mut [f64] = slice_mut(sums, 2 * channels);
+        let tables = slice_mut(gradient_tables, 2 * channels);
+        let (dgamma, dbeta) = (optional_mut(dgamma, channels), optional_mut(dbeta, channels));
+        (tables, dgamma, dbeta, sums, slice(parts, layout.len()), triple)
+    };
+    let (mean, m2) = triple.split_at(channels);
+    batchnorm::merge_sums(sums, parts, layout);
+    batchnorm::gradient_coefficients(tables, dgamma, dbeta, sums, mean, m2, count, epsilon, batch != 0);
+}
+
+/// r ← r + rate·(batch − r) for mean and variance, the batch's variance being M2/count·correction. One chunk.
+#[wasm_bindgen]
+pub fn bn_update_running(
+    running_mean: u32,
+    running_variance: u32,
+    triple: u32,
+    channels: u32,
+    count: f64,
+    rate: f64,
+    correction: f64,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (running_mean, running_variance, triple) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        (slice_mut(running_mean, channels), slice_mut(running_variance, channels), triple)
+    };
+    let (mean, m2) = triple.split_at(channels);
+    batchnorm::update_running(running_mean, running_variance, mean, m2, count, rate, correction);
+}
+
+fn parts_layout(outer: u32, channels: u32, pieces: u32, unit: u32, last: u32) -> Parts {
+    let [outer, channels, pieces, unit, last] = [outer, channels, pieces, unit, last].map(|v| v as usize);
+    Parts { outer, channels, pieces, unit, last }
+}

@@ -1,0 +1,192 @@
+//! Batch norm's test cases. Bounds: see `docs/batchnorm.md`.
+
+use super::planar::Runs;
+use super::{Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_sums, planar};
+use crate::activation::Linear;
+use crate::oracle;
+use crate::selftest::{Case, Check, Random, widen};
+
+/// Every case of this family.
+pub const CASES: &[Case] = &[
+    Case { name: "batchnorm/rows", run: |check| sizes(check, true, [0.0, 1.0]) },
+    Case { name: "batchnorm/runs", run: |check| sizes(check, false, [0.0, 1.0]) },
+    Case { name: "batchnorm/rows far from zero", run: |check| sizes(check, true, [1e6, 1.0]) },
+    Case { name: "batchnorm/runs far from zero", run: |check| sizes(check, false, [1e6, 1.0]) },
+    Case { name: "batchnorm/rows whose squares overflow", run: |check| sizes(check, true, [0.0, 1e30]) },
+    Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
+];
+
+/// One unit in the last place of 1.
+const ULP: f64 = f32::EPSILON as f64;
+
+fn sizes(check: &mut Check, rows: bool, [mean, spread]: [f32; 2]) {
+    let mut random = Random(7);
+    let shapes: &[[usize; 3]] = if rows {
+        &[[2, 1, 1], [3, 3, 1], [5, 4, 1], [33, 7, 1], [70, 16, 1], [65, 19, 1], [40, 33, 1], [129, 64, 1]]
+    } else {
+        &[[1, 1, 2], [1, 1, 1000], [3, 2, 5], [2, 3, 49], [1, 5, 131], [4, 3, 260], [2, 1, 600]]
+    };
+    for &[outer, channels, inner] in shapes {
+        one_shape(check, &mut random, [outer, channels, inner], rows, [mean, spread]);
+    }
+}
+
+fn one_shape(
+    check: &mut Check,
+    random: &mut Random,
+    [outer, channels, inner]: [usize; 3],
+    rows: bool,
+    [mean, spread]: [f32; 2],
+) {
+    let len = outer * channels * inner;
+    let x: Vec<f32> = random.vector(len).iter().map(|v| mean + spread * v).collect();
+    let dy = random.vector(len);
+    let gamma: Vec<f32> = random.vector(channels).iter().map(|v| 1.5 + v).collect();
+    let beta = random.vector(channels);
+    let epsilon = 1e-3;
+    let n = (outer * inner) as f64;
+
+    let (unit, pieces, parts_outer) =
+        if rows { (32, 1, outer.div_ceil(32)) } else { (100.min(inner), inner.div_ceil(100), outer) };
+    let along = if rows { outer } else { inner };
+    let last = along - (along.div_ceil(unit) - 1) * unit;
+    let layout = Parts { outer: parts_outer, channels, pieces, unit, last };
+    let runs = Runs { channels, inner, unit };
+    let total = parts_outer * channels * pieces;
+
+    let mut parts = vec![0.0; layout.len()];
+    if rows {
+        interleaved::statistics(&mut parts, &x, channels, unit);
+    } else {
+        planar::statistics(&mut parts, &x, runs, 0);
+    }
+    let (mut means, mut m2) = (vec![0.0; channels], vec![0.0; channels]);
+    assert_eq!(merge(&mut means, &mut m2, &parts, layout), 0);
+
+    let wide = widen(&x);
+    let (want_mean, want_variance) = oracle::moments(&wide, channels, inner);
+    // The mean of n values read about one of them: 32 f32 additions of terms up to the range of the values.
+    let range = 2.0 * f64::from(spread);
+    check.f64s("mean", &means, &want_mean, |_| 34.0 * ULP * range);
+    let variance: Vec<f64> = m2.iter().map(|m| m / n).collect();
+    check.f64s("variance", &variance, &want_variance, |c| 40.0 * ULP * want_variance[c]);
+
+    let mut tables = vec![0.0; 3 * channels];
+    coefficients(&mut tables, &means, &m2, &gamma, &beta, n, epsilon);
+    let k = Coefficients::new(&tables, channels);
+    let mut y = vec![0.0; len];
+    if rows {
+        interleaved::normalize(&mut y, &x, k, channels, Linear);
+    } else {
+        planar::normalize(&mut y, &x, k, runs, 0, total, Linear);
+    }
+    let (wide_gamma, wide_beta) = (widen(&gamma), widen(&beta));
+    let want = oracle::batch_norm(&wide, &want_mean, &want_variance, &wide_gamma, &wide_beta, inner, epsilon);
+    let channel = |i: usize| i / inner % channels;
+    let magnitude = |i: usize| {
+        let c = channel(i);
+        let xhat = (wide[i] - want_mean[c]) / (want_variance[c] + epsilon).sqrt();
+        wide_gamma[c].abs() * xhat.abs().max(1.0) + wide_beta[c].abs()
+    };
+    check.f32s("y", &y, &want, |i| 6.0 * ULP * magnitude(i));
+
+    let mut parts = vec![0.0; layout.len()];
+    if rows {
+        interleaved::gradient_sums(&mut parts, &dy, &x, k, channels, unit, Linear);
+    } else {
+        planar::gradient_sums(&mut parts, &dy, &x, k, runs, 0, Linear);
+    }
+    let mut sums = vec![0.0; 2 * channels];
+    merge_sums(&mut sums, &parts, layout);
+    let (mut dgamma, mut dbeta, mut pq) = (vec![0.0; channels], vec![0.0; channels], vec![0.0; 2 * channels]);
+    gradient_coefficients(&mut pq, &mut dgamma, &mut dbeta, &sums, &means, &m2, n, epsilon, true);
+    let mut dx = vec![0.0; len];
+    let (p, q) = pq.split_at(channels);
+    if rows {
+        interleaved::input_gradient(&mut dx, &dy, &x, k, p, q, channels, Linear);
+    } else {
+        planar::input_gradient(&mut dx, &dy, &x, k, p, q, runs, 0, total, Linear);
+    }
+    let wide_dy = widen(&dy);
+    let (want_dx, want_dgamma, want_dbeta) = oracle::batch_norm_gradient(&wide_dy, &wide, &wide_gamma, inner, epsilon);
+    let rstd = |c: usize| 1.0 / (want_variance[c] + epsilon).sqrt();
+    let xhat = |i: usize| ((wide[i] - want_mean[channel(i)]) * rstd(channel(i))).abs();
+    // Sums of magnitudes a channel: 32 f32 additions and two products each.
+    let (mut sum_dy, mut sum_dy_xhat) = (vec![0.0; channels], vec![0.0; channels]);
+    for (i, d) in wide_dy.iter().enumerate() {
+        sum_dy[channel(i)] += d.abs();
+        sum_dy_xhat[channel(i)] += d.abs() * (xhat(i) + 1.0);
+    }
+    check.f32s("dgamma", &dgamma, &want_dgamma, |c| 20.0 * ULP * sum_dy_xhat[c]);
+    check.f32s("dbeta", &dbeta, &want_dbeta, |c| 18.0 * ULP * sum_dy[c]);
+    check.f32s("dx", &dx, &want_dx, |i| {
+        let c = channel(i);
+        20.0 * ULP * wide_gamma[c] * rstd(c) * (wide_dy[i].abs() + (sum_dy[c] + (xhat(i) + 1.0) * sum_dy_xhat[c]) / n)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A constant channel has exactly zero variance, so y = β exactly.
+    #[test]
+    fn a_constant_channel_has_no_variance() {
+        for value in [0.1f32, 1e-40, 3e38, -7.7] {
+            let x = vec![value; 5 * 1000];
+            let mut parts = vec![0.0; 2 * 5 * 1000usize.div_ceil(32)];
+            interleaved::statistics(&mut parts, &x, 5, 32);
+            let layout = Parts { outer: 1000usize.div_ceil(32), channels: 5, pieces: 1, unit: 32, last: 1000 % 32 };
+            let (mut mean, mut m2) = ([0.0; 5], [0.0; 5]);
+            assert_eq!(merge(&mut mean, &mut m2, &parts, layout), 0);
+            assert_eq!((mean, m2), ([f64::from(value); 5], [0.0; 5]));
+        }
+    }
+
+    /// Finite values whose differences overflow f32 still have finite statistics; a NaN or an infinity is counted.
+    #[test]
+    fn only_values_that_are_not_finite_are_counted() {
+        let merged = |x: &[f32]| {
+            let runs = Runs { channels: 1, inner: x.len(), unit: x.len() };
+            let mut parts = [0.0; 2];
+            planar::statistics(&mut parts, x, runs, 0);
+            let layout = Parts { outer: 1, channels: 1, pieces: 1, unit: x.len(), last: x.len() };
+            let (mut mean, mut m2) = ([0.0], [0.0]);
+            (merge(&mut mean, &mut m2, &parts, layout), mean[0], m2[0])
+        };
+        let big = f64::from(f32::MAX);
+        assert_eq!(merged(&[f32::MAX, f32::MIN, f32::MAX, f32::MIN]), (0, 0.0, 4.0 * big * big));
+        assert_eq!(merged(&[1.0, f32::NAN, 2.0]).0, 1);
+        assert_eq!(merged(&[1.0, 2.0, f32::INFINITY]).0, 1);
+    }
+
+    /// dx, dγ, dβ of the oracle against central differences of the oracle's forward pass, in f64.
+    #[test]
+    fn the_oracle_gradient_is_the_derivative() {
+        let mut random = Random(3);
+        let (channels, inner, epsilon) = (3, 4, 1e-3);
+        let x = widen(&random.vector(2 * channels * inner));
+        let dy = widen(&random.vector(x.len()));
+        let (gamma, beta) = (widen(&random.vector(channels)), widen(&random.vector(channels)));
+        let loss = |x: &[f64], gamma: &[f64], beta: &[f64]| -> f64 {
+            let (mean, variance) = oracle::moments(x, channels, inner);
+            let y = oracle::batch_norm(x, &mean, &variance, gamma, beta, inner, epsilon);
+            y.iter().zip(&dy).map(|(y, d)| y * d).sum()
+        };
+        let (dx, dgamma, dbeta) = oracle::batch_norm_gradient(&dy, &x, &gamma, inner, epsilon);
+        let h = 1e-5;
+        let slope = |values: &[f64], i: usize, f: &dyn Fn(&[f64]) -> f64| {
+            let (mut up, mut down) = (values.to_vec(), values.to_vec());
+            (up[i], down[i]) = (up[i] + h, down[i] - h);
+            (f(&up) - f(&down)) / (2.0 * h)
+        };
+        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "{got} {want}");
+        for (i, &dx) in dx.iter().enumerate() {
+            close(dx, slope(&x, i, &|x| loss(x, &gamma, &beta)));
+        }
+        for c in 0..channels {
+            close(dgamma[c], slope(&gamma, c, &|gamma| loss(&x, gamma, &beta)));
+            close(dbeta[c], slope(&beta, c, &|beta| loss(&x, &gamma, beta)));
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Batch normalization (Ioffe and Szegedy 2015): y = f(γ·(x − μ)/√(σ² + ε) + β), one μ and σ² a channel.
+//!
+//! A tensor of any rank with one channel axis is { outer, channels, inner }. Two layouts have their own loops:
+//! [`interleaved`] (inner = 1: rows of channels, as in NHWC) and [`planar`] (runs of one channel, as in NCHW, or the whole
+//! tensor when there is one channel).
+//!
+//! # Forward
+//! 1. `statistics` reads each *part* (a cache-sized piece of a channel's values) about its own first value and leaves its
+//!    mean and M2 = Σ(x − mean)². Never Σx² − (Σx)²: that cancels.
+//! 2. [`merge`] combines the parts of a channel into the *triple* (count, mean, M2).
+//! 3. [`coefficients`] forms, in f64, shift K = f32(μ), scale a = γ·rstd and offset b = β − (μ − K)·a. With the mean as the
+//!    pair K + (μ − K), y = (x − K)·a + b is one subtraction, one product and one sum, and loses nothing however far the
+//!    mean is from zero.
+//! 4. `normalize` applies them with the activation.
+//!
+//! # Backward
+//! With z the pre-activation, dz = dy·f′(z), x̂ = (x − μ)·rstd and n values a channel:
+//! dβ = Σdz, dγ = Σdz·x̂, dx = a·(dz − dβ/n − x̂·dγ/n). `gradient_sums` gathers Σdz and Σdz·(x − K) in one reading (z is
+//! computed again by the same operations, so that the same side of a kink is taken); [`gradient_coefficients`] turns them
+//! into dγ, dβ and dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
+//! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
+
+pub mod interleaved;
+pub mod planar;
+
+#[cfg(any(test, feature = "selftest"))]
+pub mod cases;
+
+/// The coefficient tables of y = (x − shift)·scale + offset, one value a channel.
+#[derive(Clone, Copy)]
+pub struct Coefficients<'a> {
+    /// K, the mean rounded to f32.
+    pub shift: &'a [f32],
+    /// a = γ·rstd.
+    pub scale: &'a [f32],
+    /// b = β − (μ − K)·a.
+    pub offset: &'a [f32],
+}
+
+impl<'a> Coefficients<'a> {
+    /// From one block of three tables.
+    pub fn new(tables: &'a [f32], channels: usize) -> Self {
+        assert_eq!(tables.len(), 3 * channels);
+        let (shift, rest) = tables.split_at(channels);
+        let (scale, offset) = rest.split_at(channels);
+        Self { shift, scale, offset }
+    }
+}
+
+/// How the parts of a reduction lie: two f64 for each of `[outer][channels][pieces]`. A part holds `unit` values of its
+/// channel; the last piece (or, with one piece, the last outer) holds `last`.
+#[derive(Clone, Copy)]
+pub struct Parts {
+    /// Parts along the outer axis.
+    pub outer: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Parts along the inner axis.
+    pub pieces: usize,
+    /// Values in a part.
+    pub unit: usize,
+    /// Values in the last part.
+    pub last: usize,
+}
+
+impl Parts {
+    /// The number of f64 that hold them.
+    pub fn len(&self) -> usize {
+        2 * self.outer * self.channels * self.pieces
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The parts of a channel in order: (number of values, the two f64).
+    fn of_channel<'a>(&'a self, parts: &'a [f64], c: usize) -> impl Iterator<Item = (f64, f64, f64)> + 'a {
+        (0..self.outer).flat_map(move |o| {
+            (0..self.pieces).map(move |k| {
+                let last = k + 1 == self.pieces && (self.pieces > 1 || o + 1 == self.outer);
+                let count = if last { self.last } else { self.unit };
+                let at = 2 * ((o * self.channels + c) * self.pieces + k);
+                (count as f64, parts[at], parts[at + 1])
+            })
+        })
+    }
+}
+
+/// mean\[c\] and m2\[c\] of all parts of a channel; returns how many channels are not finite.
+///
+/// Everything is taken about the first part's mean, so a constant channel has M2 = 0 exactly:
+/// mean = m₀ + Σnᵢ(mᵢ − m₀)/n, M2 = Σ(M2ᵢ + nᵢ(mᵢ − mean)²) (Chan, Golub and LeVeque 1979 for many parts at once).
+pub fn merge(mean: &mut [f64], m2: &mut [f64], parts: &[f64], layout: Parts) -> u32 {
+    assert!(mean.len() == layout.channels && m2.len() == layout.channels && parts.len() == layout.len());
+    let mut not_finite = 0;
+    for c in 0..layout.channels {
+        let (_, first, _) = layout.of_channel(parts, c).next().expect("a channel has at least one part");
+        let (n, weighted) = layout
+            .of_channel(parts, c)
+            .fold((0.0, 0.0), |(n, sum), (count, mean, _)| (n + count, sum + count * (mean - first)));
+        let centre = first + weighted / n;
+        let spread = layout.of_channel(parts, c).fold(0.0, |sum, (count, mean, m2)| {
+            let distance = mean - centre;
+            sum + (m2 + count * distance * distance)
+        });
+        (mean[c], m2[c]) = (centre, spread);
+        not_finite += u32::from(!(centre.is_finite() && spread.is_finite()));
+    }
+    not_finite
+}
+
+/// The triple (1, mean, variance): running statistics in the form that [`coefficients`] reads.
+pub fn running_triple(mean: &mut [f64], m2: &mut [f64], running_mean: &[f32], running_variance: &[f32]) {
+    for (to, &from) in mean.iter_mut().zip(running_mean).chain(m2.iter_mut().zip(running_variance)) {
+        *to = f64::from(from);
+    }
+}
+
+fn rstd(m2: f64, count: f64, epsilon: f64) -> f64 {
+    1.0 / (m2 / count + epsilon).sqrt()
+}
+
+/// Fills the tables \[shift, scale, offset\] from a triple; an empty γ is all ones, an empty β all zeros.
+pub fn coefficients(
+    tables: &mut [f32],
+    mean: &[f64],
+    m2: &[f64],
+    gamma: &[f32],
+    beta: &[f32],
+    count: f64,
+    epsilon: f64,
+) {
+    let channels = mean.len();
+    assert!(tables.len() == 3 * channels && m2.len() == channels);
+    let (shift, rest) = tables.split_at_mut(channels);
+    let (scale, offset) = rest.split_at_mut(channels);
+    for c in 0..channels {
+        let gamma = gamma.get(c).map_or(1.0, |&v| f64::from(v));
+        let beta = beta.get(c).map_or(0.0, |&v| f64::from(v));
+        let a = gamma * rstd(m2[c], count, epsilon);
+        shift[c] = mean[c] as f32;
+        scale[c] = a as f32;
+        offset[c] = (beta - (mean[c] - f64::from(shift[c])) * a) as f32;
+    }
+}
+
+/// sums\[c\] = Σ over the parts of channel c of each of the two values: \[all first values, all second values\].
+pub fn merge_sums(sums: &mut [f64], parts: &[f64], layout: Parts) {
+    let channels = layout.channels;
+    assert!(sums.len() == 2 * channels && parts.len() == layout.len());
+    for c in 0..channels {
+        let (a, b) = layout.of_channel(parts, c).fold((0.0, 0.0), |(a, b), (_, x, y)| (a + x, b + y));
+        (sums[c], sums[channels + c]) = (a, b);
+    }
+}
+
+/// From the sums Σdz and Σdz·(x − K): dγ and dβ (where not empty), and the tables \[p, q\] of
+/// dx = a·(dz + p·(x − K) + q). `batch` is false for frozen statistics: then p = q = 0.
+pub fn gradient_coefficients(
+    tables: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    sums: &[f64],
+    mean: &[f64],
+    m2: &[f64],
+    count: f64,
+    epsilon: f64,
+    batch: bool,
+) {
+    let channels = mean.len();
+    assert!(tables.len() == 2 * channels && sums.len() == 2 * channels && m2.len() == channels);
+    let (p, q) = tables.split_at_mut(channels);
+    for c in 0..channels {
+        let rstd = rstd(m2[c], count, epsilon);
+        let delta = mean[c] - f64::from(mean[c] as f32);
+        let (sum_dz, sum_dz_shifted) = (sums[c], sums[channels + c]);
+        let sum_dz_xhat = rstd * (sum_dz_shifted - delta * sum_dz);
+        if let Some(d) = dgamma.get_mut(c) {
+            *d = sum_dz_xhat as f32;
+        }
+        if let Some(d) = dbeta.get_mut(c) {
+            *d = sum_dz as f32;
+        }
+        let slope = if batch { -rstd * sum_dz_xhat / count } else { 0.0 };
+        p[c] = slope as f32;
+        q[c] = if batch { (-sum_dz / count - slope * delta) as f32 } else { 0.0 };
+    }
+}
+
+/// Moves running statistics towards the batch's: r ← r + rate·(batch − r), the variance being M2/count·correction.
+pub fn update_running(
+    running_mean: &mut [f32],
+    running_variance: &mut [f32],
+    mean: &[f64],
+    m2: &[f64],
+    count: f64,
+    rate: f64,
+    correction: f64,
+) {
+    let channels = mean.len();
+    assert!(running_mean.len() == channels && running_variance.len() == channels && m2.len() == channels);
+    let step = |r: &mut f32, batch: f64| *r = (f64::from(*r) + rate * (batch - f64::from(*r))) as f32;
+    for c in 0..channels {
+        step(&mut running_mean[c], mean[c]);
+        step(&mut running_variance[c], m2[c] / count * correction);
+    }
+}
+
+/// mean and M2 of values one by one in f64, for where f32 sums overflow; about the first value, as the fast path.
+fn slow_moments(values: impl Iterator<Item = f32> + Clone) -> (f64, f64) {
+    let first = values.clone().next().map_or(0.0, f64::from);
+    let (n, sum) = values.clone().fold((0.0, 0.0), |(n, sum), v| (n + 1.0, sum + (f64::from(v) - first)));
+    let mean = first + sum / n;
+    let m2 = values.fold(0.0, |sum, v| {
+        let d = f64::from(v) - mean;
+        sum + d * d
+    });
+    (mean, m2)
+}
+
+/// The second step of a part's moments: from Σ(x − m) and Σ(x − m)² about a rounded mean m to (mean, M2).
+fn moments_about(m: f32, sum: f64, squares: f64, n: f64) -> (f64, f64) {
+    (f64::from(m) + sum / n, (squares - sum * sum / n).max(0.0))
+}

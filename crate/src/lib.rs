@@ -1,0 +1,30 @@
+//! The kernels of evenkeel: batch normalization and the small CNNs built on it, in f32 with four SIMD lanes.
+//!
+//! # Where to start reading
+//! [`batchnorm`] is the heart: its module text has the formulas. [`conv`] is the largest share of a training step.
+//! [`simd`] and [`reduce`] are what every kernel is written in. `oracle` (tests only) has every kernel again, slowly,
+//! in f64, straight from the formula; [`selftest`](crate::simd) compares the two.
+//!
+//! # Conventions
+//! - Tensors are row-major; images are NHWC, convolution kernels HWIO, dense kernels `[inputs, units]`.
+//! - Arguments come in the order outputs, saved values, inputs, parameters, sizes, scalars.
+//! - A kernel works on slices, asserts their lengths once, allocates nothing and keeps no state.
+//! - Work is cut into *chunks* whose size depends on the tensor's shape alone (TypeScript chooses it). A map works on any
+//!   range of chunks; a reduction leaves one partial a chunk, and a second call combines the partials in ascending order.
+//!   So the number of threads never shows in a result.
+//! - min and max are compare-and-select, written so that a NaN passes through.
+//! - Nothing here calls `exp`, `ln`, `pow`… of the platform: [`math`] has them, with the same bits everywhere. Only
+//!   `sqrt`, which IEEE 754 rounds correctly, is taken from the hardware.
+//! - The wasm body and the portable body of [`simd::F32x4`] do the same operations in the same order, so the native tests
+//!   and the wasm build agree in every bit.
+
+#[cfg(target_arch = "wasm32")]
+mod abi;
+pub mod activation;
+pub mod batchnorm;
+#[cfg(any(test, feature = "selftest"))]
+pub mod oracle;
+pub mod reduce;
+#[cfg(any(test, feature = "selftest"))]
+pub mod selftest;
+pub mod simd;

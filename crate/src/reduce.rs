@@ -1,0 +1,249 @@
+//! The loop combinators. A kernel says what happens to a vector; loops and tails are here and nowhere else.
+//!
+//! `map`, `update` and `sums` run over whole slices; `map_rows` and `column_sums` over matrices whose columns are
+//! channels, with per-channel tables. Each takes M input slices of one length as an array.
+
+use crate::simd::{F32x4, LANES};
+
+/// How many f32 terms a lane adds up before the sum goes on in f64: the rounding error of a partial sum is at most
+/// 31·2⁻²⁴ of the sum of magnitudes, whatever the length.
+pub const F32_TERMS: usize = 32;
+
+#[inline(always)]
+fn load<const M: usize>(inputs: &[&[f32]; M], at: usize) -> [F32x4; M] {
+    inputs.map(|x| F32x4::load(&x[at..]))
+}
+
+#[inline(always)]
+fn load_partial<const M: usize>(inputs: &[&[f32]; M], at: usize, len: usize) -> [F32x4; M] {
+    inputs.map(|x| F32x4::load_partial(&x[at..], len))
+}
+
+#[inline(always)]
+fn same_length<const M: usize>(inputs: [&[f32]; M], len: usize) -> [&[f32]; M] {
+    inputs.map(|x| {
+        assert_eq!(x.len(), len);
+        // Sliced to a length that the loops know, so that their bounds checks go.
+        &x[..len]
+    })
+}
+
+/// y\[i\] = f(inputs\[i\]).
+#[inline(always)]
+pub fn map<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> F32x4) {
+    let inputs = same_length(inputs, y.len());
+    let whole = y.len() / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        f(load(&inputs, i)).store(&mut y[i..]);
+    }
+    let tail = y.len() - whole;
+    f(load_partial(&inputs, whole, tail)).store_partial(&mut y[whole..], tail);
+}
+
+/// y\[i\] = f(y\[i\], inputs\[i\]), in place.
+#[inline(always)]
+pub fn update<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn(F32x4, [F32x4; M]) -> F32x4) {
+    let inputs = same_length(inputs, y.len());
+    let whole = y.len() / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        f(F32x4::load(&y[i..]), load(&inputs, i)).store(&mut y[i..]);
+    }
+    let tail = y.len() - whole;
+    let y = &mut y[whole..];
+    f(F32x4::load_partial(y, tail), load_partial(&inputs, whole, tail)).store_partial(y, tail);
+}
+
+#[inline(always)]
+fn add_lanes<const K: usize>(sums: &mut [[f64; LANES]; K], values: [F32x4; K], len: usize) {
+    for (sums, v) in sums.iter_mut().zip(values) {
+        for (sum, lane) in sums.iter_mut().zip(&v.to_array()[..len]) {
+            *sum += f64::from(*lane);
+        }
+    }
+}
+
+#[inline(always)]
+fn add<const K: usize>(acc: &mut [F32x4; K], values: [F32x4; K]) {
+    for (acc, v) in acc.iter_mut().zip(values) {
+        *acc = *acc + v;
+    }
+}
+
+/// Σ f(inputs\[i\])\[k\] for each of the K values that `f` makes of a vector: f32 sums of at most [`F32_TERMS`] terms a
+/// lane, then f64; at the end the lanes in order.
+#[inline(always)]
+pub fn sums<const M: usize, const K: usize>(inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> [F32x4; K]) -> [f64; K] {
+    let len = inputs[0].len();
+    let inputs = same_length(inputs, len);
+    let mut lanes = [[0.0f64; LANES]; K];
+    let whole = len / LANES * LANES;
+    let mut at = 0;
+    while at < whole {
+        let end = whole.min(at + LANES * F32_TERMS);
+        // Two accumulators: one would wait on add latency.
+        let (mut even, mut odd) = ([F32x4::zero(); K], [F32x4::zero(); K]);
+        while at + LANES < end {
+            add(&mut even, f(load(&inputs, at)));
+            add(&mut odd, f(load(&inputs, at + LANES)));
+            at += 2 * LANES;
+        }
+        if at < end {
+            add(&mut even, f(load(&inputs, at)));
+            at += LANES;
+        }
+        add(&mut even, odd);
+        add_lanes(&mut lanes, even, LANES);
+    }
+    add_lanes(&mut lanes, f(load_partial(&inputs, whole, len - whole)), len - whole);
+    lanes.map(|l| l.iter().sum())
+}
+
+/// For matrices of rows of `channels`: y\[r\]\[c\] = f(inputs\[r\]\[c\], tables\[c\]).
+#[inline(always)]
+pub fn map_rows<const M: usize, const N: usize>(
+    y: &mut [f32],
+    inputs: [&[f32]; M],
+    tables: [&[f32]; N],
+    channels: usize,
+    f: impl Fn([F32x4; M], [F32x4; N]) -> F32x4,
+) {
+    let inputs = same_length(inputs, y.len());
+    let tables = same_length(tables, channels);
+    let whole = channels / LANES * LANES;
+    let tail = channels - whole;
+    for (row, y) in y.chunks_exact_mut(channels).enumerate() {
+        let inputs = inputs.map(|x| &x[row * channels..][..channels]);
+        for c in (0..whole).step_by(LANES) {
+            f(load(&inputs, c), load(&tables, c)).store(&mut y[c..]);
+        }
+        if tail > 0 {
+            f(load_partial(&inputs, whole, tail), load_partial(&tables, whole, tail))
+                .store_partial(&mut y[whole..], tail);
+        }
+    }
+}
+
+/// Up to [`Columns::WIDTH`] neighbouring channels of a matrix.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    /// The first channel.
+    pub at: usize,
+    /// How many channels.
+    pub width: usize,
+}
+
+/// A value for each of the channels of a [`Columns`]; those past its width are padding.
+pub type ColumnVectors = [F32x4; Columns::WIDTH / LANES];
+
+impl Columns {
+    /// 16 channels: 64 bytes, a cache line of each row.
+    pub const WIDTH: usize = 16;
+
+    /// Cuts `channels` into groups, the last one narrower.
+    pub fn of(channels: usize) -> impl Iterator<Item = Self> {
+        (0..channels).step_by(Self::WIDTH).map(move |at| Self { at, width: Self::WIDTH.min(channels - at) })
+    }
+
+    /// The values of `x`, one a channel of the matrix, that stand at these columns.
+    #[inline(always)]
+    pub fn load(self, x: &[f32]) -> ColumnVectors {
+        let x = &x[self.at..self.at + self.width];
+        core::array::from_fn(|v| {
+            let at = (v * LANES).min(x.len());
+            F32x4::load_partial(&x[at..], LANES.min(x.len() - at))
+        })
+    }
+}
+
+/// For matrices of rows of `channels`, in the given columns: Σ over rows of f(inputs\[r\]\[c\], tables\[c\])\[k\], in f32
+/// sums of at most [`F32_TERMS`] rows, then f64. The sums of padding columns mean nothing.
+#[inline(always)]
+pub fn column_sums<const M: usize, const N: usize, const K: usize>(
+    inputs: [&[f32]; M],
+    channels: usize,
+    columns: Columns,
+    tables: [ColumnVectors; N],
+    f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+) -> [[f64; Columns::WIDTH]; K] {
+    const VECTORS: usize = Columns::WIDTH / LANES;
+    let inputs = same_length(inputs, inputs[0].len());
+    let rows = inputs[0].len() / channels;
+    let mut sums = [[[0.0f64; LANES]; K]; VECTORS];
+    for first in (0..rows).step_by(F32_TERMS) {
+        let mut acc = [[F32x4::zero(); K]; VECTORS];
+        for row in first..rows.min(first + F32_TERMS) {
+            let inputs = inputs.map(|x| &x[row * channels + columns.at..][..columns.width]);
+            for v in 0..VECTORS {
+                let values = if columns.width == Columns::WIDTH {
+                    load(&inputs, v * LANES)
+                } else {
+                    let at = (v * LANES).min(columns.width);
+                    load_partial(&inputs, at, LANES.min(columns.width - at))
+                };
+                add(&mut acc[v], f(values, core::array::from_fn(|n| tables[n][v])));
+            }
+        }
+        for v in 0..VECTORS {
+            add_lanes(&mut sums[v], acc[v], LANES);
+        }
+    }
+    core::array::from_fn(|k| core::array::from_fn(|c| sums[c / LANES][k][c % LANES]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(len: usize) -> Vec<f32> {
+        (0..len).map(|i| i as f32 - 3.5).collect()
+    }
+
+    #[test]
+    fn maps_reach_every_element_of_every_tail() {
+        let two = F32x4::splat(2.0);
+        for len in 0..20 {
+            let x = ramp(len);
+            let doubled: Vec<f32> = x.iter().map(|v| v * 2.0).collect();
+            let mut y = vec![0.0; len];
+            map(&mut y, [&x], |[v]| v * two);
+            assert_eq!(y, doubled);
+            map(&mut y, [&x, &x], |[a, b]| a + b);
+            assert_eq!(y, doubled);
+            y.copy_from_slice(&x);
+            update(&mut y, [&x], |a, [b]| a + b);
+            assert_eq!(y, doubled);
+        }
+    }
+
+    #[test]
+    fn sums_count_each_element_once_and_no_padding() {
+        for len in (0..20).chain([127, 128, 129, 255, 257, 1000]) {
+            let x = ramp(len);
+            let want: f64 = x.iter().map(|&v| f64::from(v)).sum();
+            // f(0) = 1, so a padded lane that was counted would show.
+            let one = F32x4::splat(1.0);
+            assert_eq!(sums([&x], |[v]| [v, one]), [want, len as f64], "len {len}");
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_reach_every_channel() {
+        for channels in (1..20).chain([31, 32, 33]) {
+            for rows in [0, 1, 3, 70] {
+                let x = ramp(rows * channels);
+                let table = ramp(channels);
+                let mut y = vec![0.0; x.len()];
+                map_rows(&mut y, [&x], [&table], channels, |[v], [t]| v - t);
+                let want: Vec<f32> = x.iter().enumerate().map(|(i, v)| v - table[i % channels]).collect();
+                assert_eq!(y, want);
+                for columns in Columns::of(channels) {
+                    let [got] = column_sums([&x], channels, columns, [columns.load(&table)], |[v], [t]| [v - t]);
+                    for c in columns.at..columns.at + columns.width {
+                        let want: f64 = y.iter().skip(c).step_by(channels).map(|&v| f64::from(v)).sum();
+                        assert_eq!(got[c - columns.at], want, "{rows} rows, channel {c} of {channels}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Four f32 lanes and four i32 lanes, each with two bodies: wasm simd128, and portable arrays with the same lane order.
+//!
+//! Both bodies perform the same IEEE operations in the same order: the same bits (NaN payloads apart).
+//! There is no fused multiply-add: simd128 has none, and relaxed SIMD is another build with its own tolerance.
+
+use core::ops::{Add, Div, Mul, Neg, Sub};
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod body {
+    use core::arch::wasm32::*;
+
+    /// Four f32 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct F32x4(v128);
+
+    /// Four i32 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct I32x4(v128);
+
+    /// One truth value a lane.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct Mask(v128);
+
+    impl F32x4 {
+        /// All lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self(f32x4_splat(value))
+        }
+        /// Lanes from an array, in order.
+        #[inline(always)]
+        pub fn from_array(a: [f32; 4]) -> Self {
+            Self(f32x4(a[0], a[1], a[2], a[3]))
+        }
+        /// Lanes to an array, in order.
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            [
+                f32x4_extract_lane::<0>(self.0),
+                f32x4_extract_lane::<1>(self.0),
+                f32x4_extract_lane::<2>(self.0),
+                f32x4_extract_lane::<3>(self.0),
+            ]
+        }
+        /// The first four values of `x`.
+        #[inline(always)]
+        pub fn load(x: &[f32]) -> Self {
+            let x: &[f32; 4] = x[..4].try_into().unwrap();
+            // SAFETY: `x` is a reference to 16 readable bytes; v128.load needs no alignment.
+            Self(unsafe { v128_load(x.as_ptr().cast()) })
+        }
+        /// Writes the lanes to the first four values of `y`.
+        #[inline(always)]
+        pub fn store(self, y: &mut [f32]) {
+            let y: &mut [f32; 4] = (&mut y[..4]).try_into().unwrap();
+            // SAFETY: `y` is a reference to 16 writable bytes; v128.store needs no alignment.
+            unsafe { v128_store(y.as_mut_ptr().cast(), self.0) }
+        }
+        /// Lane-wise square root, correctly rounded.
+        #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(f32x4_sqrt(self.0))
+        }
+        /// Lane-wise absolute value.
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(f32x4_abs(self.0))
+        }
+        /// Rounds to the nearest integer, ties to even.
+        #[inline(always)]
+        pub fn round(self) -> Self {
+            Self(f32x4_nearest(self.0))
+        }
+        /// `self < low ? low : self`: a NaN in `self` passes.
+        #[inline(always)]
+        pub fn at_least(self, low: Self) -> Self {
+            Self(f32x4_pmax(self.0, low.0))
+        }
+        /// `high < self ? high : self`: a NaN in `self` passes.
+        #[inline(always)]
+        pub fn at_most(self, high: Self) -> Self {
+            Self(f32x4_pmin(self.0, high.0))
+        }
+        /// Lane-wise `self < other`.
+        #[inline(always)]
+        pub fn less(self, other: Self) -> Mask {
+            Mask(f32x4_lt(self.0, other.0))
+        }
+        /// Lane-wise `self == other`.
+        #[inline(always)]
+        pub fn equal(self, other: Self) -> Mask {
+            Mask(f32x4_eq(self.0, other.0))
+        }
+        /// The lanes' bits as integers.
+        #[inline(always)]
+        pub fn to_bits(self) -> I32x4 {
+            I32x4(self.0)
+        }
+        /// Integers' bits as floats.
+        #[inline(always)]
+        pub fn from_bits(bits: I32x4) -> Self {
+            Self(bits.0)
+        }
+        /// Truncates to i32, saturating; NaN gives 0.
+        #[inline(always)]
+        pub fn truncate(self) -> I32x4 {
+            I32x4(i32x4_trunc_sat_f32x4(self.0))
+        }
+        #[inline(always)]
+        pub(super) fn add_(self, b: Self) -> Self {
+            Self(f32x4_add(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn sub_(self, b: Self) -> Self {
+            Self(f32x4_sub(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn mul_(self, b: Self) -> Self {
+            Self(f32x4_mul(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn div_(self, b: Self) -> Self {
+            Self(f32x4_div(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn neg_(self) -> Self {
+            Self(f32x4_neg(self.0))
+        }
+    }
+
+    impl I32x4 {
+        /// All lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: i32) -> Self {
+            Self(i32x4_splat(value))
+        }
+        /// Wrapping sum.
+        #[inline(always)]
+        pub fn wrapping_add(self, b: Self) -> Self {
+            Self(i32x4_add(self.0, b.0))
+        }
+        /// Wrapping difference.
+        #[inline(always)]
+        pub fn wrapping_sub(self, b: Self) -> Self {
+            Self(i32x4_sub(self.0, b.0))
+        }
+        /// Bitwise and.
+        #[inline(always)]
+        pub fn and(self, b: Self) -> Self {
+            Self(v128_and(self.0, b.0))
+        }
+        /// Bitwise or.
+        #[inline(always)]
+        pub fn or(self, b: Self) -> Self {
+            Self(v128_or(self.0, b.0))
+        }
+        /// Shifts left by `bits` (0–31).
+        #[inline(always)]
+        pub fn shift_left(self, bits: u32) -> Self {
+            Self(i32x4_shl(self.0, bits))
+        }
+        /// Arithmetic shift right by `bits` (0–31).
+        #[inline(always)]
+        pub fn shift_right(self, bits: u32) -> Self {
+            Self(i32x4_shr(self.0, bits))
+        }
+        /// To f32, rounded to nearest.
+        #[inline(always)]
+        pub fn to_f32(self) -> F32x4 {
+            F32x4(f32x4_convert_i32x4(self.0))
+        }
+    }
+
+    impl Mask {
+        /// `yes` where the mask holds, else `no`.
+        #[inline(always)]
+        pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
+            F32x4(v128_bitselect(yes.0, no.0, self.0))
+        }
+        /// Lane-wise not.
+        #[inline(always)]
+        pub fn not(self) -> Self {
+            Self(v128_not(self.0))
+        }
+        /// Lane-wise and.
+        #[inline(always)]
+        pub fn and(self, b: Self) -> Self {
+            Self(v128_and(self.0, b.0))
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+mod body {
+    use core::array::from_fn;
+
+    /// Four f32 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct F32x4([f32; 4]);
+
+    /// Four i32 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct I32x4([i32; 4]);
+
+    /// One truth value a lane.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct Mask([bool; 4]);
+
+    impl F32x4 {
+        /// All lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self([value; 4])
+        }
+        /// Lanes from an array, in order.
+        #[inline(always)]
+        pub fn from_array(a: [f32; 4]) -> Self {
+            Self(a)
+        }
+        /// Lanes to an array, in order.
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            self.0
+        }
+        /// The first four values of `x`.
+        #[inline(always)]
+        pub fn load(x: &[f32]) -> Self {
+            Self(x[..4].try_into().unwrap())
+        }
+        /// Writes the lanes to the first four values of `y`.
+        #[inline(always)]
+        pub fn store(self, y: &mut [f32]) {
+            y[..4].copy_from_slice(&self.0);
+        }
+        /// Lane-wise square root, correctly rounded.
+        #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(self.0.map(f32::sqrt))
+        }
+        /// Lane-wise absolute value.
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(self.0.map(f32::abs))
+        }
+        /// Rounds to the nearest integer, ties to even.
+        #[inline(always)]
+        pub fn round(self) -> Self {
+            Self(self.0.map(f32::round_ties_even))
+        }
+        /// `self < low ? low : self`: a NaN in `self` passes.
+        #[inline(always)]
+        pub fn at_least(self, low: Self) -> Self {
+            self.less(low).select(low, self)
+        }
+        /// `high < self ? high : self`: a NaN in `self` passes.
+        #[inline(always)]
+        pub fn at_most(self, high: Self) -> Self {
+            high.less(self).select(high, self)
+        }
+        /// Lane-wise `self < other`.
+        #[inline(always)]
+        pub fn less(self, other: Self) -> Mask {
+            Mask(from_fn(|i| self.0[i] < other.0[i]))
+        }
+        /// Lane-wise `self == other`.
+        #[inline(always)]
+        pub fn equal(self, other: Self) -> Mask {
+            Mask(from_fn(|i| self.0[i] == other.0[i]))
+        }
+        /// The lanes' bits as integers.
+        #[inline(always)]
+        pub fn to_bits(self) -> I32x4 {
+            I32x4(self.0.map(|v| v.to_bits().cast_signed()))
+        }
+        /// Integers' bits as floats.
+        #[inline(always)]
+        pub fn from_bits(bits: I32x4) -> Self {
+            Self(bits.0.map(|v| f32::from_bits(v.cast_unsigned())))
+        }
+        /// Truncates to i32, saturating; NaN gives 0.
+        #[inline(always)]
+        pub fn truncate(self) -> I32x4 {
+            I32x4(self.0.map(|v| v as i32))
+        }
+        #[inline(always)]
+        pub(super) fn add_(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] + b.0[i]))
+        }
+        #[inline(always)]
+        pub(super) fn sub_(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] - b.0[i]))
+        }
+        #[inline(always)]
+        pub(super) fn mul_(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] * b.0[i]))
+        }
+        #[inline(always)]
+        pub(super) fn div_(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] / b.0[i]))
+        }
+        #[inline(always)]
+        pub(super) fn neg_(self) -> Self {
+            Self(self.0.map(|v| -v))
+        }
+    }
+
+    impl I32x4 {
+        /// All lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: i32) -> Self {
+            Self([value; 4])
+        }
+        /// Wrapping sum.
+        #[inline(always)]
+        pub fn wrapping_add(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i].wrapping_add(b.0[i])))
+        }
+        /// Wrapping difference.
+        #[inline(always)]
+        pub fn wrapping_sub(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i].wrapping_sub(b.0[i])))
+        }
+        /// Bitwise and.
+        #[inline(always)]
+        pub fn and(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] & b.0[i]))
+        }
+        /// Bitwise or.
+        #[inline(always)]
+        pub fn or(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] | b.0[i]))
+        }
+        /// Shifts left by `bits` (0–31).
+        #[inline(always)]
+        pub fn shift_left(self, bits: u32) -> Self {
+            Self(self.0.map(|v| v << bits))
+        }
+        /// Arithmetic shift right by `bits` (0–31).
+        #[inline(always)]
+        pub fn shift_right(self, bits: u32) -> Self {
+            Self(self.0.map(|v| v >> bits))
+        }
+        /// To f32, rounded to nearest.
+        #[inline(always)]
+        pub fn to_f32(self) -> F32x4 {
+            F32x4(self.0.map(|v| v as f32))
+        }
+    }
+
+    impl Mask {
+        /// `yes` where the mask holds, else `no`.
+        #[inline(always)]
+        pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
+            F32x4(from_fn(|i| if self.0[i] { yes.0[i] } else { no.0[i] }))
+        }
+        /// Lane-wise not.
+        #[inline(always)]
+        pub fn not(self) -> Self {
+            Self(self.0.map(|v| !v))
+        }
+        /// Lane-wise and.
+        #[inline(always)]
+        pub fn and(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] && b.0[i]))
+        }
+    }
+}
+
+pub use body::{F32x4, I32x4, Mask};
+
+/// The number of f32 lanes.
+pub const LANES: usize = 4;
+
+impl F32x4 {
+    /// All lanes +0.
+    pub const fn zero() -> Self {
+        // SAFETY: both bodies are 16 bytes of plain lanes, for which all-zero bits are valid.
+        unsafe { core::mem::zeroed() }
+    }
+
+    /// The first `len` values of `x` (0–4), the other lanes 0: for tails, see [`crate::reduce`].
+    #[inline(always)]
+    pub fn load_partial(x: &[f32], len: usize) -> Self {
+        let mut lanes = [0.0; LANES];
+        lanes[..len].copy_from_slice(&x[..len]);
+        Self::from_array(lanes)
+    }
+
+    /// Writes the first `len` lanes (0–4): for tails, see [`crate::reduce`].
+    #[inline(always)]
+    pub fn store_partial(self, y: &mut [f32], len: usize) {
+        y[..len].copy_from_slice(&self.to_array()[..len]);
+    }
+}
+
+macro_rules! operator {
+    ($trait:ident, $method:ident, $body:ident) => {
+        impl $trait for F32x4 {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                self.$body(other)
+            }
+        }
+    };
+}
+operator!(Add, add, add_);
+operator!(Sub, sub, sub_);
+operator!(Mul, mul, mul_);
+operator!(Div, div, div_);
+
+impl Neg for F32x4 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        self.neg_()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_passes_through_clamps() {
+        let nan = F32x4::splat(f32::NAN);
+        assert!(nan.at_least(F32x4::zero()).to_array().iter().all(|v| v.is_nan()));
+        assert!(nan.at_most(F32x4::zero()).to_array().iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn clamps_select() {
+        let x = F32x4::from_array([-1.0, 0.5, 2.0, 7.0]);
+        assert_eq!(x.at_least(F32x4::zero()).at_most(F32x4::splat(6.0)).to_array(), [0.0, 0.5, 2.0, 6.0]);
+    }
+
+    #[test]
+    fn partial_loads_and_stores_touch_only_their_lanes() {
+        for len in 0..=4 {
+            let mut y = [9.0; 4];
+            F32x4::load_partial(&[1.0, 2.0, 3.0, 4.0][..len], len).store_partial(&mut y, len);
+            let want: [f32; 4] = core::array::from_fn(|i| if i < len { (i + 1) as f32 } else { 9.0 });
+            assert_eq!(y, want);
+        }
+    }
+}
