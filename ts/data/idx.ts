@@ -33,7 +33,12 @@ export function parseIdxLabels(bytes: Uint8Array, file?: string): Uint8Array {
 }
 
 /** Pairs images with their labels and scales the pixels to [0, 1]. */
-export function toDataset(images: IdxImages, labels: Uint8Array, imagesFile = "images", labelsFile = "labels"): Dataset {
+export function toDataset(
+  images: IdxImages,
+  labels: Uint8Array,
+  imagesFile = "images",
+  labelsFile = "labels",
+): Dataset {
   if (images.count !== labels.length) {
     throw new FormatError(
       `${imagesFile} holds ${images.count} images but ${labelsFile} holds ${labels.length} labels; they must be of one set`,

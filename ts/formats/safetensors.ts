@@ -114,7 +114,9 @@ export function decodeSafetensors(bytes: Uint8Array): {
   let position = 0;
   for (const { name, dtype, shape, begin, end } of entries) {
     if (begin !== position) {
-      fail(`tensor "${name}" begins at byte ${begin}, ${begin < position ? "inside" : "after a gap behind"} the one before`);
+      fail(
+        `tensor "${name}" begins at byte ${begin}, ${begin < position ? "inside" : "after a gap behind"} the one before`,
+      );
     }
     position = end;
     tensors.set(name, { shape, dtype, data: view(bytes, dataStart + begin, dataStart + end, dtype) });
@@ -179,7 +181,11 @@ function view(bytes: Uint8Array, begin: number, end: number, dtype: Dtype): Tens
   const TypedArray = arrays[dtype];
   const aligned = (bytes.byteOffset + begin) % TypedArray.BYTES_PER_ELEMENT === 0;
   const source = aligned ? bytes.subarray(begin, end) : copy(bytes, begin, end);
-  return new TypedArray(source.buffer, source.byteOffset, source.byteLength / TypedArray.BYTES_PER_ELEMENT);
+  return new TypedArray(
+    source.buffer as ArrayBuffer,
+    source.byteOffset,
+    source.byteLength / TypedArray.BYTES_PER_ELEMENT,
+  );
 }
 
 /** Not `bytes.slice`: on Node's Buffer that is a view. */

@@ -5,7 +5,12 @@ import { gunzip } from "node:zlib";
 import { type Dataset, type IdxImages, parseIdxImages, parseIdxLabels, toDataset } from "../data/idx.js";
 import { DataError, FormatError } from "../runtime/errors.js";
 
-const FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+const FILES = [
+  "train-images-idx3-ubyte",
+  "train-labels-idx1-ubyte",
+  "t10k-images-idx3-ubyte",
+  "t10k-labels-idx1-ubyte",
+];
 const SIDE = 28;
 const CLASSES = 10;
 
@@ -47,7 +52,9 @@ async function readPart(imagesFile: string, labelsFile: string): Promise<Dataset
 function check(images: IdxImages, imagesFile: string, labels: Uint8Array, labelsFile: string): void {
   const { count, rows, columns } = images;
   if (count === 0 || rows !== SIDE || columns !== SIDE) {
-    throw new FormatError(`${imagesFile}: ${count} images of ${rows}×${columns}, expected at least one of ${SIDE}×${SIDE}`);
+    throw new FormatError(
+      `${imagesFile}: ${count} images of ${rows}×${columns}, expected at least one of ${SIDE}×${SIDE}`,
+    );
   }
   const wrong = labels.findIndex((label) => label >= CLASSES);
   if (wrong >= 0) {
