@@ -1,4 +1,5 @@
 import { MemoryLimitError } from "./errors.js";
+import { ceilDiv } from "./shape.js";
 
 export const PAGE = 65536;
 /** What 32-bit WebAssembly can address: 4 GiB. */
@@ -66,7 +67,7 @@ export class Arena {
     if (!Number.isSafeInteger(bytes) || bytes <= 0) {
       throw new RangeError(`internal error: the arena was asked for ${bytes} bytes`);
     }
-    const size = Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+    const size = ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;
     let index = this.#firstFit(size);
     while (index < 0) {
       this.#grow(size);
@@ -133,9 +134,9 @@ export class Arena {
     const end = this.#memory.buffer.byteLength;
     const last = this.#free.at(-1);
     const tail = last !== undefined && last.address + last.size === end ? last.size : 0;
-    const need = Math.ceil((size - tail) / PAGE);
+    const need = ceilDiv(size - tail, PAGE);
     const room = Math.max(0, (this.#maxMemory - end) / PAGE);
-    const step = Math.min(Math.max(need, Math.ceil(this.#capacity / GROWTH / PAGE)), room);
+    const step = Math.min(Math.max(need, ceilDiv(this.#capacity, GROWTH * PAGE)), room);
     if (size > MAX_BLOCK || need > room || !(this.#tryGrow(step) || (step > need && this.#tryGrow(need)))) {
       throw new MemoryLimitError(this.#refusal(size, need > room));
     }

@@ -10,6 +10,11 @@ export function sizeOf(shape: Shape): number {
   return shape.reduce((size, axis) => size * axis, 1);
 }
 
+/** ⌈a / b⌉ of integers, b > 0. */
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}
+
 /** `[8,14,14,32]`, as shapes are written in messages. */
 export function formatShape(shape: Shape): string {
   return `[${shape.join(",")}]`;

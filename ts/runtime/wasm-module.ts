@@ -117,7 +117,7 @@ export async function instantiate(
   return { exports, memory };
 }
 
-/** The two functions that wasm-bindgen lists for a module that exchanges numbers only. */
+/** What wasm-bindgen may import into a module that exchanges numbers only. */
 function glue(name: string, memory: () => WebAssembly.Memory | undefined): ((...args: number[]) => void) | undefined {
   if (name.includes("wbindgen_init_externref_table")) return () => {};
   if (name.includes("wbindgen_throw")) {
