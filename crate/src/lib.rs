@@ -22,8 +22,12 @@
 mod abi;
 pub mod activation;
 pub mod batchnorm;
+pub mod conv;
+pub mod epilogue;
+pub mod gemm;
 #[cfg(any(test, feature = "selftest"))]
 pub mod oracle;
+pub mod pool;
 pub mod reduce;
 #[cfg(any(test, feature = "selftest"))]
 pub mod selftest;

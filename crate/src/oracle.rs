@@ -1,6 +1,9 @@
 //! Every kernel again: slowly, in f64, straight from the formula, sharing no code with the kernels (tests only).
 //! Images are NHWC, as everywhere.
 
+use crate::conv::Geometry;
+use crate::pool::Pool;
+
 /// Mean and biased variance of each channel of x seen as \[outer\]\[channels\]\[inner\], by two passes.
 pub fn moments(x: &[f64], channels: usize, inner: usize) -> (Vec<f64>, Vec<f64>) {
     let n = (x.len() / channels) as f64;
@@ -62,4 +65,108 @@ pub fn batch_norm_gradient(
         })
         .collect();
     (dx, dgamma, dbeta)
+}
+
+/// Every product of a convolution of `images` images: the indices into y, x and the kernel.
+pub fn products(g: Geometry, images: usize) -> impl Iterator<Item = [usize; 3]> {
+    let Geometry { in_h, in_w, in_channels, kernel_h, kernel_w, out_channels, out_h, out_w, .. } = g;
+    let inside = |at: usize, tap: usize, pad: usize, len: usize| (at + tap).checked_sub(pad).filter(|&i| i < len);
+    let mut all = Vec::new();
+    for n in 0..images {
+        for (oy, ox) in (0..out_h).flat_map(|oy| (0..out_w).map(move |ox| (oy, ox))) {
+            for (kh, kw) in (0..kernel_h).flat_map(|kh| (0..kernel_w).map(move |kw| (kh, kw))) {
+                let iy = inside(oy * g.stride_h, kh, g.pad_top, in_h);
+                let ix = inside(ox * g.stride_w, kw, g.pad_left, in_w);
+                let (Some(iy), Some(ix)) = (iy, ix) else { continue };
+                for (c, o) in (0..in_channels).flat_map(|c| (0..out_channels).map(move |o| (c, o))) {
+                    all.push([
+                        ((n * out_h + oy) * out_w + ox) * out_channels + o,
+                        ((n * in_h + iy) * in_w + ix) * in_channels + c,
+                        ((kh * kernel_w + kw) * in_channels + c) * out_channels + o,
+                    ]);
+                }
+            }
+        }
+    }
+    all.into_iter()
+}
+
+/// y = x ∗ kernel + bias.
+pub fn conv(x: &[f64], kernel: &[f64], bias: &[f64], g: Geometry) -> Vec<f64> {
+    let images = x.len() / g.input_len();
+    let mut y: Vec<f64> = (0..images * g.output_len()).map(|i| bias[i % g.out_channels]).collect();
+    products(g, images).for_each(|[to, from, w]| y[to] += x[from] * kernel[w]);
+    y
+}
+
+/// dx, dkernel, dbias of a convolution from dy.
+pub fn conv_gradient(dy: &[f64], x: &[f64], kernel: &[f64], g: Geometry) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let (mut dx, mut dkernel, mut dbias) = (vec![0.0; x.len()], vec![0.0; kernel.len()], vec![0.0; g.out_channels]);
+    for [to, from, w] in products(g, x.len() / g.input_len()) {
+        dx[from] += dy[to] * kernel[w];
+        dkernel[w] += dy[to] * x[from];
+    }
+    dy.iter().enumerate().for_each(|(i, d)| dbias[i % g.out_channels] += d);
+    (dx, dkernel, dbias)
+}
+
+/// Every (position of x, position of y) of the windows of one image, by y and then in row-major order.
+pub fn windows(pool: Pool) -> impl Iterator<Item = [usize; 2]> {
+    let g = Geometry {
+        in_h: pool.in_h,
+        in_w: pool.in_w,
+        in_channels: pool.channels,
+        kernel_h: pool.pool_h,
+        kernel_w: pool.pool_w,
+        out_channels: pool.channels,
+        stride_h: pool.stride_h,
+        stride_w: pool.stride_w,
+        pad_top: pool.pad_top,
+        pad_left: pool.pad_left,
+        out_h: pool.out_h,
+        out_w: pool.out_w,
+    };
+    // The products of a convolution whose two channels are the same one.
+    let same = move |[y, x, _]: &[usize; 3]| x % pool.channels == y % pool.channels;
+    products(g, 1).filter(same).map(|[y, x, _]| [x, y])
+}
+
+/// The largest value of each window.
+pub fn max_pool(x: &[f64], pool: Pool) -> Vec<f64> {
+    x.chunks_exact(pool.input_len())
+        .flat_map(|x| {
+            let mut y = vec![f64::NEG_INFINITY; pool.output_len()];
+            windows(pool).for_each(|[from, to]| y[to] = y[to].max(x[from]));
+            y
+        })
+        .collect()
+}
+
+/// dx of max pooling: dy to the first of the largest values of each window.
+pub fn max_pool_gradient(dy: &[f64], x: &[f64], pool: Pool) -> Vec<f64> {
+    let images = x.chunks_exact(pool.input_len()).zip(dy.chunks_exact(pool.output_len()));
+    images
+        .flat_map(|(x, dy)| {
+            let (mut dx, y) = (vec![0.0; x.len()], max_pool(x, pool));
+            let mut taken = vec![false; dy.len()];
+            for [from, to] in windows(pool) {
+                if x[from] == y[to] && !taken[to] {
+                    taken[to] = true;
+                    dx[from] += dy[to];
+                }
+            }
+            dx
+        })
+        .collect()
+}
+
+/// C = A·B for A \[m\]\[k\] and B \[k\]\[n\].
+pub fn matrix_product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
+    let (m, n) = (a.len() / k, b.len() / k);
+    (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect()
+}
+
+/// The transpose of a matrix of rows of `columns` values.
+pub fn transpose(a: &[f64], columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|c| a.iter().skip(c).step_by(columns).copied()).collect()
 }

@@ -98,6 +98,16 @@ pub fn sums<const M: usize, const K: usize>(inputs: [&[f32]; M], f: impl Fn([F32
     lanes.map(|l| l.iter().sum())
 }
 
+/// out = partials\[0\] + partials\[1\] + …, in that order; partial p is the `out.len()` values from p · `stride` on.
+pub fn sum_partials(out: &mut [f32], partials: &[f32], stride: usize) {
+    let len = out.len();
+    let mut partials = partials.chunks(stride).map(|p| &p[..len]);
+    out.copy_from_slice(partials.next().expect("a sum has a partial"));
+    for partial in partials {
+        update(out, [partial], |sum, [v]| sum + v);
+    }
+}
+
 /// For matrices of rows of `channels`: y\[r\]\[c\] = f(inputs\[r\]\[c\], tables\[c\]).
 #[inline(always)]
 pub fn map_rows<const M: usize, const N: usize>(

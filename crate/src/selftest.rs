@@ -82,7 +82,10 @@ impl Check {
 
 /// Every case of every kernel.
 pub fn cases() -> Vec<&'static Case> {
-    [crate::batchnorm::cases::CASES].into_iter().flatten().collect()
+    [crate::batchnorm::cases::CASES, crate::conv::cases::CASES, crate::gemm::cases::CASES, crate::pool::cases::CASES]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Seeded numbers for tests: SplitMix64 (Steele, Lea, Flood 2014).

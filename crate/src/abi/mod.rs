@@ -7,6 +7,9 @@
 //! work on disjoint ranges of chunks.
 
 mod batchnorm;
+mod conv;
+mod gemm;
+mod pool;
 #[cfg(feature = "selftest")]
 mod selftest;
 

@@ -1,0 +1,190 @@
+//! dw\[kh\]\[kw\]\[c\]\[o\] = Σ over images and pixels of x·dy, and db\[o\] = Σdy.
+//!
+//! An image is cut into blocks of at most 128 pixels. For each block, eight channels of dy are copied together (so that
+//! they lie in neighbouring cache lines), and an outer-product tile of six weights by eight channels stays in
+//! registers over the block's pixels; then it is added to dw. A chunk of images has its own dw, a *partial*; the partials are
+//! added up in ascending order by [`crate::reduce::sum_partials`].
+//!
+//! Sums are f32: over a block's pixels in row-major order, then over blocks and images, then over partials. The error is at
+//! most (128 + blocks·images + partials + 2)·2⁻²⁴·Σ|x||dy|, images being those of one partial.
+
+use super::Geometry;
+use super::tile::WIDTH;
+use crate::simd::{F32x4, LANES};
+use core::ops::Range;
+
+/// Pixels in a block: 4 KB of dy.
+pub const BLOCK: usize = 128;
+
+/// Weights in a tile, neighbours in (kernel column, channel).
+const WEIGHTS: usize = 6;
+
+/// A block of eight channels of dy.
+type Block = [[f32; WIDTH]; BLOCK];
+
+/// The partial of each `images_per_chunk` images (the last chunk may have fewer).
+pub fn kernel_gradient(
+    dkernel: &mut [f32],
+    dbias: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    g: Geometry,
+    images_per_chunk: usize,
+) {
+    let (x_len, dy_len) = (g.input_len(), g.output_len());
+    let images = dy.len() / dy_len;
+    let chunks = images.div_ceil(images_per_chunk);
+    assert!(dy.len() == images * dy_len && x.len() == images * x_len);
+    assert!(dkernel.len() == chunks * g.kernel_len());
+    assert!(dbias.is_empty() || dbias.len() == chunks * g.out_channels);
+    dkernel.fill(0.0);
+    dbias.fill(0.0);
+    for (image, (dy, x)) in dy.chunks_exact(dy_len).zip(x.chunks_exact(x_len)).enumerate() {
+        let chunk = image / images_per_chunk;
+        let dkernel = &mut dkernel[chunk * g.kernel_len()..][..g.kernel_len()];
+        let dbias = if dbias.is_empty() { &mut [] } else { &mut dbias[chunk * g.out_channels..][..g.out_channels] };
+        add_image(dkernel, dbias, dy, x, g);
+    }
+}
+
+/// A rectangle of pixels of y.
+#[derive(Clone)]
+struct Rectangle {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &[f32], g: Geometry) {
+    let block_w = g.out_w.min(BLOCK);
+    let block_h = BLOCK / block_w;
+    let mut block = [[0.0; WIDTH]; BLOCK];
+    for row in (0..g.out_h).step_by(block_h) {
+        for column in (0..g.out_w).step_by(block_w) {
+            let pixels =
+                Rectangle { rows: row..g.out_h.min(row + block_h), columns: column..g.out_w.min(column + block_w) };
+            for o in (0..g.out_channels).step_by(WIDTH) {
+                let width = WIDTH.min(g.out_channels - o);
+                copy(&mut block, dy, &pixels, o..o + width, g);
+                if !dbias.is_empty() {
+                    add_bias(&mut dbias[o..o + width], &block[..pixels.rows.len() * pixels.columns.len()]);
+                }
+                add_block(&mut dkernel[o..], &block, x, &pixels, width, g);
+            }
+        }
+    }
+}
+
+/// Eight channels of the pixels of a block, row by row, filled up with zeros.
+fn copy(block: &mut Block, dy: &[f32], pixels: &Rectangle, channels: Range<usize>, g: Geometry) {
+    let mut at = 0;
+    for row in pixels.rows.clone() {
+        for column in pixels.columns.clone() {
+            let dy = &dy[(row * g.out_w + column) * g.out_channels..][channels.clone()];
+            block[at][..dy.len()].copy_from_slice(dy);
+            block[at][dy.len()..].fill(0.0);
+            at += 1;
+        }
+    }
+}
+
+fn add_bias(dbias: &mut [f32], block: &[[f32; WIDTH]]) {
+    let sums = block.iter().fold([F32x4::zero(); 2], |sums, dy| {
+        [sums[0] + F32x4::load(&dy[..LANES]), sums[1] + F32x4::load(&dy[LANES..])]
+    });
+    for (i, dbias) in dbias.iter_mut().enumerate() {
+        *dbias += sums[i / LANES].to_array()[i % LANES];
+    }
+}
+
+/// Adds a block's share to dw, which begins at the block's first channel.
+fn add_block(dkernel: &mut [f32], block: &Block, x: &[f32], pixels: &Rectangle, width: usize, g: Geometry) {
+    let meet = |a: &Range<usize>, b: Range<usize>| a.start.max(b.start)..a.end.min(b.end);
+    for kh in 0..g.kernel_h {
+        let rows = meet(&pixels.rows, g.rows().reached(kh));
+        let mut kw = 0;
+        while kw < g.kernel_w {
+            // Neighbouring taps that reach the same pixels are one run of weights.
+            let reached = g.columns().reached(kw);
+            let taps = (kw..g.kernel_w).take_while(|&k| g.columns().reached(k) == reached).count();
+            let columns = meet(&pixels.columns, reached);
+            if !rows.is_empty() && !columns.is_empty() {
+                let from = (rows.start * g.stride_h + kh - g.pad_top) * g.in_w;
+                let from = (from + columns.start * g.stride_w + kw - g.pad_left) * g.in_channels;
+                let first = (rows.start - pixels.rows.start) * pixels.columns.len();
+                let run = Run {
+                    rows: rows.len(),
+                    columns: columns.len(),
+                    x_row: g.stride_h * g.in_w * g.in_channels,
+                    x_column: g.stride_w * g.in_channels,
+                    block_row: pixels.columns.len(),
+                };
+                let block = &block[first + columns.start - pixels.columns.start..];
+                let len = taps * g.in_channels;
+                let at = (kh * g.kernel_w + kw) * g.in_channels;
+                let mut m = 0;
+                while m < len {
+                    let dkernel = &mut dkernel[(at + m) * g.out_channels..];
+                    let to = Weights { dkernel, stride: g.out_channels, width };
+                    let x = &x[from + m..];
+                    match len - m {
+                        1 => tile::<1>(to, block, x, run),
+                        2 => tile::<2>(to, block, x, run),
+                        3 => tile::<3>(to, block, x, run),
+                        4 => tile::<4>(to, block, x, run),
+                        5 => tile::<5>(to, block, x, run),
+                        _ => tile::<WEIGHTS>(to, block, x, run),
+                    }
+                    m += WEIGHTS;
+                }
+            }
+            kw += taps;
+        }
+    }
+}
+
+/// The pixels of a tile, in x and in the block.
+#[derive(Clone, Copy)]
+struct Run {
+    rows: usize,
+    columns: usize,
+    x_row: usize,
+    x_column: usize,
+    block_row: usize,
+}
+
+/// Where a tile is added: rows of `stride` weights, of which `width` belong to the tile.
+struct Weights<'a> {
+    dkernel: &'a mut [f32],
+    stride: usize,
+    width: usize,
+}
+
+/// M weights by eight channels: M values of x times eight of dy, over the pixels of `run`.
+#[inline(never)]
+fn tile<const M: usize>(to: Weights, block: &[[f32; WIDTH]], x: &[f32], run: Run) {
+    let mut sums = [[F32x4::zero(); 2]; M];
+    for row in 0..run.rows {
+        let mut at = row * run.x_row;
+        for dy in &block[row * run.block_row..][..run.columns] {
+            let d = [F32x4::load(&dy[..LANES]), F32x4::load(&dy[LANES..])];
+            let x = x[at..].first_chunk::<M>().expect("the last pixel of a run lies inside x");
+            for m in 0..M {
+                let x = F32x4::splat(x[m]);
+                sums[m] = [sums[m][0] + x * d[0], sums[m][1] + x * d[1]];
+            }
+            at += run.x_column;
+        }
+    }
+    for (m, sums) in sums.iter().enumerate() {
+        let dkernel = &mut to.dkernel[m * to.stride..][..to.width];
+        if let Some(dkernel) = dkernel.first_chunk_mut::<WIDTH>() {
+            let (low, high) = dkernel.split_at_mut(LANES);
+            (F32x4::load(low) + sums[0]).store(low);
+            (F32x4::load(high) + sums[1]).store(high);
+        } else {
+            for (i, dkernel) in dkernel.iter_mut().enumerate() {
+                *dkernel += sums[i / LANES].to_array()[i % LANES];
+            }
+        }
+    }
+}

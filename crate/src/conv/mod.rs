@@ -1,0 +1,79 @@
+//! Convolution of images (NHWC) with kernels (HWIO), the largest share of a training step.
+//!
+//! With s the stride and p the pad at the top left,
+//! y\[oy\]\[ox\]\[o\] = f(b\[o\] + Σ over (kh, kw, c) of x\[oy·s + kh − p\]\[ox·s + kw − p\]\[c\]·w\[kh\]\[kw\]\[c\]\[o\]),
+//! the sum over the taps that lie inside the image. The pads at the bottom and right follow from out_h and out_w, which
+//! may also be smaller than what would fit: then the last rows or columns are not computed.
+//!
+//! - [`tile`] is the idea: six pixels by eight output channels in registers, straight over the image.
+//! - [`forward`] is that tile over the image; [`input_gradient`] is it over dy with flipped weights ([`pack`]).
+//! - [`kernel_gradient`] is an outer-product tile over the pixels of a block of one image.
+//! - [`axis`] finds which positions have the same taps clipped at the border: a clipped tap is never multiplied.
+
+pub mod axis;
+pub mod forward;
+pub mod input_gradient;
+pub mod kernel_gradient;
+pub mod pack;
+mod tile;
+
+#[cfg(any(test, feature = "selftest"))]
+pub mod cases;
+
+use axis::Axis;
+
+/// The sizes of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Rows of x.
+    pub in_h: usize,
+    /// Columns of x.
+    pub in_w: usize,
+    /// Channels of x.
+    pub in_channels: usize,
+    /// Rows of the kernel.
+    pub kernel_h: usize,
+    /// Columns of the kernel.
+    pub kernel_w: usize,
+    /// Channels of y.
+    pub out_channels: usize,
+    /// Rows of x from one row of y to the next.
+    pub stride_h: usize,
+    /// Columns of x from one column of y to the next.
+    pub stride_w: usize,
+    /// Rows of padding above x.
+    pub pad_top: usize,
+    /// Columns of padding left of x.
+    pub pad_left: usize,
+    /// Rows of y.
+    pub out_h: usize,
+    /// Columns of y.
+    pub out_w: usize,
+}
+
+impl Geometry {
+    /// Values in an image of x.
+    pub fn input_len(&self) -> usize {
+        self.in_h * self.in_w * self.in_channels
+    }
+
+    /// Values in an image of y.
+    pub fn output_len(&self) -> usize {
+        self.out_h * self.out_w * self.out_channels
+    }
+
+    /// Values in the kernel.
+    pub fn kernel_len(&self) -> usize {
+        self.kernel_h * self.kernel_w * self.in_channels * self.out_channels
+    }
+
+    fn rows(&self) -> Axis {
+        let Self { in_h, kernel_h, stride_h, pad_top, out_h, .. } = *self;
+        Axis { inputs: in_h, taps: kernel_h, stride: stride_h, pad: pad_top, outputs: out_h }
+    }
+
+    fn columns(&self) -> Axis {
+        let Self { in_w, kernel_w, stride_w, pad_left, out_w, .. } = *self;
+        Axis { inputs: in_w, taps: kernel_w, stride: stride_w, pad: pad_left, outputs: out_w }
+    }
+}

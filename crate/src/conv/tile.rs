@@ -1,0 +1,185 @@
+//! The register tile: six pixels by eight output channels, twelve accumulators, straight over the image.
+//!
+//! Each step loads two vectors of weights and six values of x (as splats) for twelve multiply-adds: eight loads where the
+//! two arithmetic ports need six cycles. Wasm has sixteen registers on x64, V8 keeps one: twelve accumulators, two weights and one
+//! value fill them.
+//!
+//! Every output value is one chain of f32 sums from 0 over its taps in the order (row, column, channel) of what is read,
+//! then the bias. Neither the place in a tile nor the tile's size shows in its bits. With K terms its error is at most
+//! (K + 2)·2⁻²⁴·(Σ|w||x| + |b|).
+
+use super::axis::Span;
+use crate::epilogue::Clamp;
+use crate::simd::{F32x4, LANES};
+
+/// Output channels in a tile.
+pub const WIDTH: usize = 8;
+
+/// Pixels in a tile.
+const PIXELS: usize = 6;
+
+/// Where an image's values lie: rows of `width` pixels of `channels` values.
+#[derive(Clone, Copy)]
+pub struct Image {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Values in a pixel.
+    pub channels: usize,
+}
+
+/// A kernel as `pack` leaves it.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    /// \[panel\]\[row\]\[column\]\[channel\]\[8\].
+    pub panels: &'a [f32],
+    /// Rows of taps.
+    pub rows: usize,
+    /// Columns of taps.
+    pub columns: usize,
+}
+
+/// The taps of the pixels of a tile: `rows` × `columns` runs of `run` neighbouring values, in x and in the panel.
+#[derive(Clone, Copy)]
+struct Taps {
+    rows: usize,
+    columns: usize,
+    run: usize,
+    x_row: usize,
+    x_column: usize,
+    panel: usize,
+    panel_row: usize,
+    panel_column: usize,
+}
+
+/// y = clamp(bias + x ∗ kernel) for the pixels of y that `rows` × `columns` name, all output channels.
+pub fn sweep<R: Iterator<Item = Span>, C: Iterator<Item = Span>>(
+    y: &mut [f32],
+    x: &[f32],
+    kernel: Packed,
+    bias: &[f32],
+    [y_image, x_image]: [Image; 2],
+    rows: impl Fn() -> R,
+    columns: impl Fn() -> C,
+    clamp: Clamp,
+) {
+    let channels = x_image.channels;
+    let panel_len = kernel.rows * kernel.columns * channels * WIDTH;
+    for (o, panel) in (0..y_image.channels).step_by(WIDTH).zip(kernel.panels.chunks_exact(panel_len)) {
+        let width = WIDTH.min(y_image.channels - o);
+        let mut b = [0.0; WIDTH];
+        if !bias.is_empty() {
+            b[..width].copy_from_slice(&bias[o..o + width]);
+        }
+        let finish = Finish { bias: halves(&b), clamp, width };
+        for rows in rows() {
+            for columns in columns() {
+                let mut taps = Taps {
+                    rows: if columns.taps > 0 { rows.taps } else { 0 },
+                    columns: columns.taps,
+                    run: channels,
+                    x_row: x_image.width * channels,
+                    x_column: channels,
+                    panel: (rows.tap * kernel.columns + columns.tap) * channels,
+                    panel_row: rows.tap_step * kernel.columns * channels,
+                    panel_column: columns.tap_step * channels,
+                };
+                if columns.tap_step == 1 {
+                    (taps.run, taps.columns) = (columns.taps * channels, 1);
+                }
+                let mut pixels = Pixels { images: [y_image, x_image], rows, columns, row: 0, column: 0 };
+                let mut left = rows.count * columns.count;
+                while left > 0 {
+                    let y = &mut y[o..];
+                    match left {
+                        1 => tile::<1>(y, x, panel, &mut pixels, taps, finish),
+                        2 => tile::<2>(y, x, panel, &mut pixels, taps, finish),
+                        3 => tile::<3>(y, x, panel, &mut pixels, taps, finish),
+                        4 => tile::<4>(y, x, panel, &mut pixels, taps, finish),
+                        5 => tile::<5>(y, x, panel, &mut pixels, taps, finish),
+                        _ => tile::<PIXELS>(y, x, panel, &mut pixels, taps, finish),
+                    }
+                    left -= left.min(PIXELS);
+                }
+            }
+        }
+    }
+}
+
+/// The pixels of `rows` × `columns` in row-major order.
+struct Pixels {
+    images: [Image; 2],
+    rows: Span,
+    columns: Span,
+    row: usize,
+    column: usize,
+}
+
+impl Pixels {
+    /// Where the next pixel begins in y and where its taps begin in x.
+    #[inline(always)]
+    fn next(&mut self) -> [usize; 2] {
+        let Self { images: [y, x], rows, columns, row, column } = *self;
+        self.column += 1;
+        if self.column == columns.count {
+            (self.row, self.column) = (row + 1, 0);
+        }
+        [
+            ((rows.first + row * rows.step) * y.width + columns.first + column * columns.step) * y.channels,
+            ((rows.from + row * rows.from_step) * x.width + columns.from + column * columns.from_step) * x.channels,
+        ]
+    }
+}
+
+/// What happens to a pixel's finished sums.
+#[derive(Clone, Copy)]
+struct Finish {
+    bias: [F32x4; 2],
+    clamp: Clamp,
+    width: usize,
+}
+
+impl Finish {
+    #[inline(always)]
+    fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
+        let [low, high] = [0, 1].map(|i| self.clamp.apply(sums[i] + self.bias[i]));
+        if self.width == WIDTH {
+            let y = &mut y[..WIDTH];
+            low.store(y);
+            high.store(&mut y[LANES..]);
+        } else {
+            low.store_partial(y, self.width.min(LANES));
+            high.store_partial(&mut y[self.width.min(LANES)..], self.width.saturating_sub(LANES));
+        }
+    }
+}
+
+#[inline(always)]
+fn halves(w: &[f32; WIDTH]) -> [F32x4; 2] {
+    [F32x4::load(&w[..LANES]), F32x4::load(&w[LANES..])]
+}
+
+/// The next P pixels, eight output channels.
+#[inline(never)]
+fn tile<const P: usize>(y: &mut [f32], x: &[f32], panel: &[f32], pixels: &mut Pixels, taps: Taps, finish: Finish) {
+    let at: [[usize; 2]; P] = core::array::from_fn(|_| pixels.next());
+    let (panel, _) = panel.as_chunks::<WIDTH>();
+    let mut sums = [[F32x4::zero(); 2]; P];
+    for row in 0..taps.rows {
+        for column in 0..taps.columns {
+            let offset = row * taps.x_row + column * taps.x_column;
+            // Sliced to one length that the loop knows, so that its bounds checks go.
+            let x: [&[f32]; P] = core::array::from_fn(|p| &x[at[p][1] + offset..][..taps.run]);
+            let w = &panel[taps.panel + row * taps.panel_row + column * taps.panel_column..][..taps.run];
+            for k in 0..taps.run {
+                let w = halves(&w[k]);
+                for p in 0..P {
+                    let x = F32x4::splat(x[p][k]);
+                    sums[p] = [sums[p][0] + x * w[0], sums[p][1] + x * w[1]];
+                }
+            }
+        }
+    }
+    for p in 0..P {
+        finish.store(&mut y[at[p][0]..], sums[p]);
+    }
+}

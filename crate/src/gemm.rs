@@ -1,0 +1,313 @@
+//! Dense layers: y = f(x·w + b) for x \[rows\]\[inputs\] and w \[inputs\]\[units\], and the three gradients.
+//!
+//! All are one product C = A·B. A block of B, up to 128 rows by 4, 8 or 12 columns, is copied into vectors on the stack
+//! (so that B may be a transpose and have any width), and a register tile runs over the rows of C: 6 rows by 8 columns,
+//! or 4 by 12, so that 10 units waste 2 columns and not 6.
+//!
+//! Every value of C is one chain of f32 sums from 0 in ascending order of the inner index, then the bias: its error is at most
+//! (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|) for K terms, its bits depend on nothing but its row and column.
+//!
+//! Traffic: A is read once for each group of columns, B once, C written once for each 128 terms.
+
+use crate::epilogue::{Clamp, Fused};
+use crate::reduce::update;
+use crate::simd::{F32x4, LANES};
+
+/// Rows of B in a block: 6 KB.
+const DEPTH: usize = 128;
+
+/// A as rows of C see it.
+trait Left: Copy {
+    /// Calls `step(k, values of A in rows m..m + P at first + k)` for each k < depth.
+    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, step: impl FnMut(usize, [f32; P]));
+}
+
+/// Rows of A lie in memory as rows of `width` values.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl Left for Rows<'_> {
+    #[inline(always)]
+    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, mut step: impl FnMut(usize, [f32; P])) {
+        let rows: [&[f32]; P] = core::array::from_fn(|p| &self.values[(m + p) * self.width + first..][..depth]);
+        for k in 0..depth {
+            step(k, rows.map(|row| row[k]));
+        }
+    }
+}
+
+/// Rows of A lie in memory as columns: row m is the values at + m, at + m + width, ….
+#[derive(Clone, Copy)]
+struct Transposed<'a> {
+    values: &'a [f32],
+    width: usize,
+    at: usize,
+}
+
+impl Left for Transposed<'_> {
+    #[inline(always)]
+    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, mut step: impl FnMut(usize, [f32; P])) {
+        for (k, row) in self.values[first * self.width..].chunks_exact(self.width).take(depth).enumerate() {
+            step(k, *row[self.at + m..].first_chunk().expect("m + P rows"));
+        }
+    }
+}
+
+/// B: the vector of its row k that begins at column n, 0 in the lanes past the last column.
+trait Right: Fn(usize, usize) -> F32x4 + Copy {}
+impl<F: Fn(usize, usize) -> F32x4 + Copy> Right for F {}
+
+/// C = clamp(A·B + bias) for rows of C of `columns` values; the bias may be empty.
+fn product(c: &mut [f32], a: impl Left, b: impl Right, bias: &[f32], depth: usize, columns: usize, clamp: Clamp) {
+    let mut n = 0;
+    while n < columns {
+        match columns - n {
+            0..=4 => group::<1, 6>(c, a, b, bias, depth, [n, columns], clamp),
+            9..=12 => group::<3, 4>(c, a, b, bias, depth, [n, columns], clamp),
+            _ => group::<2, 6>(c, a, b, bias, depth, [n, columns], clamp),
+        }
+        n += match columns - n {
+            0..=4 => 4,
+            9..=12 => 12,
+            _ => 8,
+        };
+    }
+}
+
+/// 4·V columns from n on, in tiles of P rows.
+#[inline(never)]
+fn group<const V: usize, const P: usize>(
+    c: &mut [f32],
+    a: impl Left,
+    b: impl Right,
+    bias: &[f32],
+    depth: usize,
+    [n, columns]: [usize; 2],
+    clamp: Clamp,
+) {
+    let rows = c.len() / columns;
+    let lanes: [usize; V] = core::array::from_fn(|v| LANES.min(columns.saturating_sub(n + v * LANES)));
+    let mut block = [[F32x4::zero(); V]; DEPTH];
+    for first in (0..depth).step_by(DEPTH) {
+        let block = &mut block[..DEPTH.min(depth - first)];
+        for (k, row) in block.iter_mut().enumerate() {
+            *row = core::array::from_fn(|v| b(first + k, n + v * LANES));
+        }
+        let last = first + block.len() == depth;
+        let bias = if last && !bias.is_empty() {
+            core::array::from_fn(|v| F32x4::load_partial(&bias[(n + v * LANES).min(columns)..], lanes[v]))
+        } else {
+            [F32x4::zero(); V]
+        };
+        let clamp = if last { clamp } else { Fused::LINEAR.clamp() };
+        let finish = Finish { start: first == 0, lanes, bias, clamp };
+        let mut m = 0;
+        while m < rows {
+            let c = &mut c[m * columns + n..];
+            if rows - m >= P {
+                tile::<V, P>(c, columns, a, m, first, block, finish);
+                m += P;
+            } else {
+                tile::<V, 1>(c, columns, a, m, first, block, finish);
+                m += 1;
+            }
+        }
+    }
+}
+
+/// How a tile begins and ends.
+#[derive(Clone, Copy)]
+struct Finish<const V: usize> {
+    start: bool,
+    lanes: [usize; V],
+    bias: [F32x4; V],
+    clamp: Clamp,
+}
+
+#[inline(always)]
+fn tile<const V: usize, const P: usize>(
+    c: &mut [f32],
+    columns: usize,
+    a: impl Left,
+    m: usize,
+    first: usize,
+    block: &[[F32x4; V]],
+    finish: Finish<V>,
+) {
+    let mut sums = [[F32x4::zero(); V]; P];
+    if !finish.start {
+        for p in 0..P {
+            for v in 0..V {
+                sums[p][v] = F32x4::load_partial(&c[p * columns + v * LANES..], finish.lanes[v]);
+            }
+        }
+    }
+    a.each::<P>(m, first, block.len(), |k, a| {
+        let b = block[k];
+        for p in 0..P {
+            let a = F32x4::splat(a[p]);
+            for v in 0..V {
+                sums[p][v] = sums[p][v] + a * b[v];
+            }
+        }
+    });
+    for p in 0..P {
+        for v in 0..V {
+            let sum = finish.clamp.apply(sums[p][v] + finish.bias[v]);
+            sum.store_partial(&mut c[p * columns + v * LANES..], finish.lanes[v]);
+        }
+    }
+}
+
+/// The values of a row from `at` on, at most four.
+#[inline(always)]
+fn load(row: &[f32], at: usize) -> F32x4 {
+    match row.get(at..at + LANES) {
+        Some(row) => F32x4::load(row),
+        None => F32x4::load_partial(&row[at.min(row.len())..], row.len().saturating_sub(at)),
+    }
+}
+
+/// y = f(x·kernel + bias) for the rows that y and x hold; the bias may be empty.
+pub fn dense_forward(y: &mut [f32], x: &[f32], kernel: &[f32], bias: &[f32], inputs: usize, units: usize, f: Fused) {
+    assert!(kernel.len() == inputs * units && (bias.is_empty() || bias.len() == units));
+    assert_eq!(x.len() * units, y.len() * inputs);
+    let rows = Rows { values: x, width: inputs };
+    product(y, rows, |k, n| load(&kernel[k * units..][..units], n), bias, inputs, units, f.clamp());
+    f.finish(y);
+}
+
+/// dx = dy·kernelᵀ for the rows that dx and dy hold.
+pub fn dense_backward_input(dx: &mut [f32], dy: &[f32], kernel: &[f32], inputs: usize, units: usize) {
+    assert!(kernel.len() == inputs * units && dx.len() * units == dy.len() * inputs);
+    let transposed = |k: usize, n: usize| {
+        F32x4::from_array(core::array::from_fn(|i| kernel.get((n + i) * units + k).copied().unwrap_or(0.0)))
+    };
+    product(dx, Rows { values: dy, width: units }, transposed, &[], units, inputs, Fused::LINEAR.clamp());
+}
+
+/// dkernel = xᵀ·dy for the inputs from `first` on that dkernel holds, and dbias = Σ of the rows of dy where it is not
+/// empty; x and dy hold all rows.
+pub fn dense_backward_kernel(
+    dkernel: &mut [f32],
+    dbias: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    first: usize,
+    inputs: usize,
+    units: usize,
+) {
+    let rows = x.len() / inputs;
+    assert!(x.len() == rows * inputs && dy.len() == rows * units && dkernel.len().is_multiple_of(units));
+    assert!(first * units + dkernel.len() <= inputs * units && (dbias.is_empty() || dbias.len() == units));
+    let columns = Transposed { values: x, width: inputs, at: first };
+    product(dkernel, columns, |k, n| load(&dy[k * units..][..units], n), &[], rows, units, Fused::LINEAR.clamp());
+    if !dbias.is_empty() {
+        dbias.fill(0.0);
+        dy.chunks_exact(units).for_each(|dy| update(dbias, [dy], |sum, [d]| sum + d));
+    }
+}
+
+#[cfg(any(test, feature = "selftest"))]
+pub mod cases {
+    //! Dense layers' test cases: the bounds are those of the module text.
+
+    use super::*;
+    use crate::oracle::{matrix_product, transpose};
+    use crate::selftest::{Case, Check, Random, widen};
+
+    /// Every case of this family.
+    pub const CASES: &[Case] = &[Case { name: "gemm/dense", run: dense }];
+
+    /// The sizes that are tested: rows, inputs, units.
+    pub const SIZES: &[[usize; 3]] = &[
+        [1, 1, 1],
+        [2, 3, 2],
+        [3, 5, 3],
+        [7, 9, 4],
+        [6, 130, 5],
+        [5, 17, 8],
+        [13, 21, 9],
+        [4, 1600, 10],
+        [9, 128, 12],
+        [8, 33, 13],
+        [130, 14, 10],
+        [3, 260, 33],
+    ];
+
+    fn dense(check: &mut Check) {
+        let mut random = Random(5);
+        let unit = f64::from(f32::EPSILON) / 2.0;
+        let magnitudes = |x: &[f64]| -> Vec<f64> { x.iter().map(|v| v.abs()).collect() };
+        for &[rows, inputs, units] in SIZES {
+            let (x, kernel) = (random.vector(rows * inputs), random.vector(inputs * units));
+            let (dy, bias) = (random.vector(rows * units), random.vector(units));
+            let [wide_x, wide_kernel, wide_dy, wide_bias] = [&x, &kernel, &dy, &bias].map(|v| widen(v));
+            let mut bounded = |what: &str, got: &[f32], a: &[f64], b: &[f64], k: usize, bias: &[f64], relu: bool| {
+                let mut want = matrix_product(a, b, k);
+                let mut bound = matrix_product(&magnitudes(a), &magnitudes(b), k);
+                for i in 0..want.len() {
+                    let bias = bias.get(i % units).copied().unwrap_or(0.0);
+                    want[i] += bias;
+                    if relu {
+                        want[i] = want[i].max(0.0);
+                    }
+                    bound[i] = (k + 2) as f64 * unit * (bound[i] + bias.abs());
+                }
+                check.f32s(what, got, &want, |i| bound[i]);
+            };
+
+            let mut y = vec![f32::NAN; rows * units];
+            dense_forward(&mut y, &x, &kernel, &bias, inputs, units, Fused::LINEAR);
+            bounded("y", &y, &wide_x, &wide_kernel, inputs, &wide_bias, false);
+            dense_forward(&mut y, &x, &kernel, &[], inputs, units, Fused { kind: 1, p0: 0.0, p1: 0.0 });
+            bounded("relu y", &y, &wide_x, &wide_kernel, inputs, &[], true);
+
+            let mut dx = vec![f32::NAN; rows * inputs];
+            dense_backward_input(&mut dx, &dy, &kernel, inputs, units);
+            bounded("dx", &dx, &wide_dy, &transpose(&wide_kernel, units), units, &[], false);
+
+            let (mut dkernel, mut dbias) = (vec![f32::NAN; inputs * units], vec![f32::NAN; units]);
+            dense_backward_kernel(&mut dkernel, &mut dbias, &dy, &x, 0, inputs, units);
+            bounded("dkernel", &dkernel, &transpose(&wide_x, inputs), &wide_dy, rows, &[], false);
+            bounded("dbias", &dbias, &vec![1.0; rows], &wide_dy, rows, &[], false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selftest::Random;
+
+    #[test]
+    fn pieces_have_the_bits_of_the_whole() {
+        for &[rows, inputs, units] in cases::SIZES {
+            let mut random = Random(6);
+            let (x, kernel) = (random.vector(rows * inputs), random.vector(inputs * units));
+            let (dy, bias) = (random.vector(rows * units), random.vector(units));
+            let (mut y, mut dx) = (vec![0.0; rows * units], vec![0.0; rows * inputs]);
+            dense_forward(&mut y, &x, &kernel, &bias, inputs, units, Fused::LINEAR);
+            dense_backward_input(&mut dx, &dy, &kernel, inputs, units);
+            let mut dkernel = vec![0.0; inputs * units];
+            dense_backward_kernel(&mut dkernel, &mut [], &dy, &x, 0, inputs, units);
+            for size in [1, 2, 5] {
+                let (mut y2, mut dx2, mut dkernel2) =
+                    (vec![0.0; y.len()], vec![0.0; dx.len()], vec![0.0; dkernel.len()]);
+                for (y, x) in y2.chunks_mut(size * units).zip(x.chunks(size * inputs)) {
+                    dense_forward(y, x, &kernel, &bias, inputs, units, Fused::LINEAR);
+                }
+                for (dx, dy) in dx2.chunks_mut(size * inputs).zip(dy.chunks(size * units)) {
+                    dense_backward_input(dx, dy, &kernel, inputs, units);
+                }
+                for (i, dkernel) in dkernel2.chunks_mut(size * units).enumerate() {
+                    dense_backward_kernel(dkernel, &mut [], &dy, &x, i * size, inputs, units);
+                }
+                assert!(y2 == y && dx2 == dx && dkernel2 == dkernel);
+            }
+        }
+    }
+}
