@@ -1,5 +1,6 @@
 //! Batch norm's test cases. Bounds: see `docs/batchnorm.md`.
 
+use super::fold::{Inference, fold_after, fold_before};
 use super::planar::Runs;
 use super::{Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_sums, planar};
 use crate::activation::Linear;
@@ -13,6 +14,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/rows far from zero", run: |check| sizes(check, true, [1e6, 1.0]) },
     Case { name: "batchnorm/runs far from zero", run: |check| sizes(check, false, [1e6, 1.0]) },
     Case { name: "batchnorm/rows whose squares overflow", run: |check| sizes(check, true, [0.0, 1e30]) },
+    Case { name: "batchnorm/fold", run: fold },
     Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
 ];
 
@@ -123,6 +125,51 @@ fn one_shape(
         let c = channel(i);
         20.0 * ULP * wide_gamma[c] * rstd(c) * (wide_dy[i].abs() + (sum_dy[c] + (xhat(i) + 1.0) * sum_dy_xhat[c]) / n)
     });
+}
+
+/// A folded layer does what batch norm and the layer do one after the other.
+fn fold(check: &mut Check) {
+    let mut random = Random(11);
+    let epsilon = 1e-3;
+    for [taps, inputs, outputs] in [[1, 1, 1], [1, 5, 3], [9, 2, 4], [4, 3, 7]] {
+        let kernel = random.vector(taps * inputs * outputs);
+        let bias = random.vector(outputs);
+        let norm = |random: &mut Random, channels: usize| {
+            let variance: Vec<f32> = random.vector(channels).iter().map(|v| v.abs() + 0.1).collect();
+            [random.vector(channels), variance, random.vector(channels), random.vector(channels)]
+        };
+        let [before, after] = [norm(&mut random, inputs), norm(&mut random, outputs)];
+        let (mut folded, mut folded_bias) = (vec![0.0; kernel.len()], vec![0.0; outputs]);
+        let x = widen(&random.vector(taps * inputs));
+
+        let linear = |x: &[f64], kernel: &[f32], bias: &[f32]| -> Vec<f64> {
+            (0..outputs)
+                .map(|j| {
+                    let products = x.iter().enumerate().map(|(row, x)| x * f64::from(kernel[row * outputs + j]));
+                    f64::from(bias[j]) + products.sum::<f64>()
+                })
+                .collect()
+        };
+        let apply = |x: &[f64], [mean, variance, gamma, beta]: &[Vec<f32>; 4]| {
+            oracle::batch_norm(x, &widen(mean), &widen(variance), &widen(gamma), &widen(beta), 1, epsilon)
+        };
+        let reference = |[mean, variance, gamma, beta]: &[Vec<f32>; 4], run: &mut dyn FnMut(Inference)| {
+            run(Inference { mean, variance, gamma, beta, epsilon });
+        };
+
+        reference(&before, &mut |norm| fold_before(&mut folded, &mut folded_bias, &kernel, &bias, norm));
+        let got = linear(&x, &folded, &folded_bias);
+        let want = linear(&apply(&x, &before), &kernel, &bias);
+        // Each weight and the bias are rounded once; scales are below 4, shifts below 5, weights and x below 1.
+        check.f64s("before", &got, &want, |_| ULP * 5.0 * (taps * inputs + 1) as f64);
+        check.f32s("kernel before", &folded, &widen(&folded), |_| 0.0);
+
+        reference(&after, &mut |norm| fold_after(&mut folded, &mut folded_bias, &kernel, &bias, norm));
+        let got = linear(&x, &folded, &folded_bias);
+        let want = apply(&linear(&x, &kernel, &bias), &after);
+        check.f64s("after", &got, &want, |_| ULP * 4.0 * (taps * inputs + 2) as f64);
+        check.f32s("kernel after", &folded, &widen(&folded), |_| 0.0);
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! into dγ, dβ and dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
+pub mod fold;
 pub mod interleaved;
 pub mod planar;
 

@@ -1,0 +1,76 @@
+import { ShapeError } from "../runtime/errors.js";
+import { ceilDiv, formatShape, type Shape, sizeOf } from "../runtime/shape.js";
+
+/** A tensor as batch norm sees it: the axes before the channel axis, that axis, and those after it. */
+export interface Axes {
+  readonly outer: number;
+  readonly channels: number;
+  readonly inner: number;
+}
+
+/**
+ * How a tensor is cut. A part is a piece of one channel (`runs`) or some rows of all channels (`rows`) that fits a
+ * first-level cache; a reduction leaves two numbers for each part and channel. A chunk is what one call works on at least.
+ * All of it depends on the shape alone, so that the number of threads never shows in a result.
+ */
+export interface Partition {
+  readonly kind: "rows" | "runs";
+  /** Values a channel. */
+  readonly count: number;
+  readonly channels: number;
+  /** Elements of a run of one channel; 1 for rows. */
+  readonly inner: number;
+  /** Rows of the tensor; for `runs`, runs a channel. */
+  readonly outer: number;
+  /** Values of a channel in a part, and in the last part of a run (`runs`) or of the tensor (`rows`). */
+  readonly unit: number;
+  readonly last: number;
+  /** The parts lie as [outerParts][channels][pieces]. */
+  readonly outerParts: number;
+  readonly pieces: number;
+  /** For `runs`: parts in a chunk. A chunk of `rows` is one part. */
+  readonly chunk: number;
+  readonly chunks: number;
+}
+
+// 4,096 values are 16 KiB: input and output of a part fit a first-level cache of 32 KiB together.
+const PART = 4096;
+// Fewer rows would leave more bytes of partial results (16 a channel and part) than a quarter of the input.
+const LEAST_ROWS = 16;
+
+/**
+ * The axes of a shape around its channel axis.
+ *
+ * @throws {ShapeError} for a rank outside 2–5 or an axis that the shape does not have.
+ */
+export function splitAxes(what: string, shape: Shape, axis: number): Axes {
+  const rank = shape.length;
+  if (rank < 2 || rank > 5) {
+    throw new ShapeError(`${what} expects a tensor of rank 2 to 5, got ${formatShape(shape)}`);
+  }
+  const at = axis < 0 ? rank + axis : axis;
+  if (at < 0 || at >= rank) {
+    throw new ShapeError(`${what} has axis ${axis}, which ${formatShape(shape)} does not have; set axis to -1 or 1`);
+  }
+  return { outer: sizeOf(shape.slice(0, at)), channels: shape[at] as number, inner: sizeOf(shape.slice(at + 1)) };
+}
+
+/** How a tensor with these axes is cut. */
+export function partition({ outer, channels, inner }: Axes): Partition {
+  const count = outer * inner;
+  if (channels === 1) return runs(count, { outer: 1, channels, inner: count });
+  if (inner > 1) return runs(count, { outer, channels, inner });
+  const unit = Math.min(outer, Math.max(LEAST_ROWS, Math.floor(PART / channels)));
+  const outerParts = ceilDiv(outer, unit);
+  const last = outer - (outerParts - 1) * unit;
+  return { kind: "rows", count, channels, inner, outer, unit, last, outerParts, pieces: 1, chunk: 1, chunks: outerParts };
+}
+
+function runs(count: number, { outer, channels, inner }: Axes): Partition {
+  const unit = Math.min(inner, PART);
+  const pieces = ceilDiv(inner, unit);
+  const last = inner - (pieces - 1) * unit;
+  const chunk = Math.max(1, Math.floor(PART / unit));
+  const chunks = ceilDiv(outer * channels * pieces, chunk);
+  return { kind: "runs", count, channels, inner, outer, unit, last, outerParts: outer, pieces, chunk, chunks };
+}

@@ -1,0 +1,421 @@
+import { checkOptions, formatValue } from "../runtime/check.js";
+import { makeDisposable } from "../runtime/disposable.js";
+import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
+import { Program, Region, Scalar } from "../runtime/program.js";
+import type { Runtime } from "../runtime/runtime.js";
+import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
+import { Tensor } from "../runtime/tensor.js";
+import { Workspace } from "../runtime/workspace.js";
+import { BatchNormCore, type BatchNormRegions } from "./core.js";
+import { type Partition, partition, splitAxes } from "./layout.js";
+import { activationOf, type BatchNormConfig, type BatchNormOptions, batchNormConfig, checkFeatures } from "./options.js";
+import { RunningRule } from "./running.js";
+import { type BatchNormState, requireGradients, ruleOf, type StateRule } from "./states.js";
+
+/** Options of `ek.batchNorm`. */
+export interface BatchNormOpOptions extends BatchNormOptions {
+  /** Number of channels. */
+  readonly features: number;
+  /** For error messages. Default "batch_norm". */
+  readonly name?: string;
+}
+
+/** A trainable vector and its gradient, both [features]. */
+export interface Parameter {
+  readonly value: Tensor;
+  /** Overwritten by each `backward`. */
+  readonly grad: Tensor;
+}
+
+/** A shape, state and batch made ready to run. */
+interface Plan {
+  readonly rule: StateRule;
+  readonly shape: Shape;
+  readonly cut: Partition;
+  readonly program: Program;
+  readonly core: BatchNormCore;
+  readonly x: Region;
+  readonly y: Region;
+  readonly dy: Region;
+  readonly dx: Region;
+  /** Ends of the sections in the program. */
+  readonly statisticsEnd: number;
+  readonly forwardEnd: number;
+  readonly commitEnd: number;
+}
+
+/** Outputs for one spatial shape, for up to `capacity` values. */
+interface Storage {
+  readonly capacity: number;
+  readonly y: number;
+  readonly dx: number;
+  /** The tensors lent over it, by batch size. */
+  readonly lent: Map<number, { readonly y: Tensor; readonly dx: Tensor }>;
+}
+
+/**
+ * Batch normalization on its own: y = f(γ·(x − μ)/√(σ² + ε) + β), one μ, σ², γ and β a channel (Ioffe and Szegedy 2015).
+ *
+ * Made by `ek.batchNorm(options)`, in the state "training". What `forward` and `backward` return belongs to the op and is
+ * overwritten by its next call; a larger batch or another shape makes new storage, and the old tensors then throw.
+ */
+export class BatchNorm {
+  readonly name: string;
+  readonly features: number;
+  /** The scale γ, ones at the start; null with `scale: false`. */
+  readonly gamma: Parameter | null;
+  /** The shift β, zeros at the start; null with `center: false`. */
+  readonly beta: Parameter | null;
+  /** [features]; zeros before the first update. */
+  readonly runningMean: Tensor;
+  /** [features]; ones before the first update. */
+  readonly runningVariance: Tensor;
+  declare [Symbol.dispose]: () => void;
+  readonly #runtime: Runtime;
+  readonly #config: BatchNormConfig;
+  readonly #what: string;
+  readonly #rule: RunningRule;
+  readonly #rate = new Scalar(0);
+  readonly #regions: BatchNormRegions;
+  /** Address of the block of γ, β, their gradients and the running statistics. */
+  readonly #block: number;
+  readonly #plans = new Map<string, Plan>();
+  readonly #workspace: Workspace;
+  #storage: { readonly spatial: string; readonly blocks: Storage } | null = null;
+  #state: BatchNormState = "training";
+  /** The forward that backward belongs to. */
+  #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
+
+  /** @internal Use `ek.batchNorm(options)`. */
+  constructor(runtime: Runtime, options: BatchNormOpOptions) {
+    const name = typeof options?.name === "string" ? options.name : "batch_norm";
+    this.#what = `batchNorm "${name}"`;
+    this.#config = batchNormConfig(this.#what, options, ["features", "name"]);
+    this.features = checkFeatures(this.#what, options.features);
+    this.name = name;
+    this.#runtime = runtime;
+    this.#rule = new RunningRule(this.#config);
+    this.#workspace = new Workspace(runtime);
+
+    const bytes = this.features * 4;
+    const block = runtime.arena.allocate(6 * bytes);
+    this.#block = block;
+    runtime.f32(block, 6 * this.features).fill(0);
+    let used = 0;
+    const vector = (label: string): { tensor: Tensor; region: Region } => {
+      const address = block + used;
+      used += bytes;
+      const tensor = Tensor.view({ runtime, shape: Object.freeze([this.features]), address, owner: this.#what });
+      return { tensor, region: Region.at(`${name}/${label}`, address, bytes) };
+    };
+    const mean = vector("running mean");
+    const variance = vector("running variance");
+    const parameter = (label: string, present: boolean) => {
+      if (!present) return null;
+      return { value: vector(label), grad: vector(`${label} gradient`) };
+    };
+    const gamma = parameter("gamma", this.#config.scale);
+    const beta = parameter("beta", this.#config.center);
+    this.runningMean = mean.tensor;
+    this.runningVariance = variance.tensor;
+    this.gamma = gamma && { value: gamma.value.tensor, grad: gamma.grad.tensor };
+    this.beta = beta && { value: beta.value.tensor, grad: beta.grad.tensor };
+    this.runningVariance.data.fill(1);
+    this.gamma?.value.data.fill(1);
+    this.#regions = {
+      gamma: gamma?.value.region ?? null,
+      beta: beta?.value.region ?? null,
+      gammaGradient: gamma?.grad.region ?? null,
+      betaGradient: beta?.grad.region ?? null,
+      runningMean: mean.region,
+      runningVariance: variance.region,
+    };
+  }
+
+  /** What a `forward` does now. */
+  get state(): BatchNormState {
+    return this.#state;
+  }
+
+  /** How many times the running statistics moved. */
+  get updates(): number {
+    return this.#rule.count.updates;
+  }
+
+  /** Normalise with the batch's statistics and move the running ones: the state at the start. */
+  train(): this {
+    return this.#enter("train", "training");
+  }
+
+  /** Normalise with the running statistics and leave them; gradients flow. */
+  freeze(): this {
+    return this.#enter("freeze", "frozen");
+  }
+
+  /** Normalise with the running statistics; no gradients. */
+  infer(): this {
+    return this.#enter("infer", "inference");
+  }
+
+  /** Normalise with the batch's statistics and move the running ones; no gradients. */
+  recalibrate(): this {
+    return this.#enter("recalibrate", "recalibrating");
+  }
+
+  /** Back to running mean 0, running variance 1 and no updates. */
+  resetStatistics(): void {
+    ruleOf(this.#what, "resetStatistics", this.#state);
+    this.runningMean.data.fill(0);
+    this.runningVariance.data.fill(1);
+    this.#rule.reset();
+  }
+
+  /**
+   * Sets the running statistics; they count in full, as if many updates had led to them.
+   *
+   * @throws {ShapeError} unless both have `features` values.
+   * @throws {ValueError} for a value that is not finite, or a negative variance.
+   */
+  setStatistics({ mean, variance }: { mean: ArrayLike<number>; variance: ArrayLike<number> }): void {
+    ruleOf(this.#what, "setStatistics", this.#state);
+    for (const [what, values, least] of [
+      ["mean", mean, Number.NEGATIVE_INFINITY],
+      ["variance", variance, 0],
+    ] as const) {
+      if (values.length !== this.features) {
+        throw new ShapeError(`${this.#what}: ${what} must have ${this.features} values, got ${values.length}`);
+      }
+      for (const value of Array.from(values)) {
+        if (!Number.isFinite(value) || value < least) {
+          throw new ValueError(`${this.#what}: ${what} must be finite${least === 0 ? " and not negative" : ""}, got ${formatValue(value)}`);
+        }
+      }
+    }
+    this.runningMean.data.set(mean);
+    this.runningVariance.data.set(variance);
+    this.#rule.setFromOutside();
+  }
+
+  /**
+   * y of x's shape; in "training" and "recalibrating" also moves the running statistics.
+   *
+   * @param x rank 2–5, with `features` channels on the configured axis. It must stay as it is until `backward`.
+   * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
+   * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
+   * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
+   * @throws {StateError} once disposed.
+   * @throws {MemoryLimitError} when there is no room for a first larger batch.
+   */
+  forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
+    const rule = ruleOf(this.#what, "forward", this.#state);
+    checkOptions(`${this.#what}: forward`, options, ["out"]);
+    this.#checkInput("x", x);
+    const { out } = options;
+    if (out !== undefined) this.#checkOut(x, out);
+    // The new forward overwrites what the last one left for its backward.
+    this.#pending = null;
+    const plan = this.#planFor(x.shape, rule);
+    const storage = this.#storageFor(x.shape);
+
+    plan.x.moveTo(x.address);
+    plan.program.run(this.#runtime, 0, plan.statisticsEnd);
+    if (plan.statisticsEnd > 0) this.#checkFinite(plan);
+    const y = out ?? storage.y;
+    plan.y.moveTo(y.address);
+    plan.program.run(this.#runtime, plan.statisticsEnd, plan.forwardEnd);
+    if (plan.commitEnd > plan.forwardEnd) {
+      this.#rate.value = this.#rule.rate;
+      plan.program.run(this.#runtime, plan.forwardEnd, plan.commitEnd);
+      this.#rule.commit();
+    }
+    if (rule.gradients) this.#pending = { plan, x };
+    return y;
+  }
+
+  /**
+   * dx of the last `forward`'s x, and the gradients of γ and β (overwritten, not added to). Once for each forward.
+   *
+   * @param dy the gradient of the loss with respect to y, of its shape.
+   * @throws {StateError} in "inference" and "recalibrating", without a forward before, or when x was disposed.
+   * @throws {ShapeError} for another shape.
+   */
+  backward(dy: Tensor): Tensor {
+    requireGradients(this.#what, this.#state);
+    if (this.#pending === null) {
+      throw new StateError(`${this.#what}: backward goes once with each forward; call forward first`);
+    }
+    const { plan, x } = this.#pending;
+    if (!(dy instanceof Tensor) || !sameShape(dy.shape, plan.shape)) {
+      const got = dy instanceof Tensor ? formatShape(dy.shape) : formatValue(dy);
+      throw new ShapeError(`${this.#what}: backward expects a gradient of shape ${formatShape(plan.shape)}, got ${got}`);
+    }
+    if (x.disposed) {
+      throw new StateError(`${this.#what}: the input of the last forward was disposed; dispose it after backward`);
+    }
+    const { dx } = this.#storageFor(plan.shape);
+    plan.x.moveTo(x.address);
+    plan.dy.moveTo(dy.address);
+    plan.dx.moveTo(dx.address);
+    plan.program.run(this.#runtime, plan.commitEnd);
+    this.#pending = null;
+    return dx;
+  }
+
+  /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
+  getConfig(): BatchNormConfig & { readonly features: number; readonly name: string } {
+    return { ...this.#config, features: this.features, name: this.name };
+  }
+
+  /** Frees everything; a second call does nothing, any other throws a {@link StateError}. */
+  dispose(): void {
+    if (this.#state === "disposed") return;
+    this.#state = "disposed";
+    this.#pending = null;
+    this.#plans.clear();
+    const reason = `belonged to ${this.#what}, which is disposed`;
+    const tensors = [this.gamma, this.beta].flatMap((p) => (p === null ? [] : [p.value, p.grad]));
+    for (const tensor of [this.runningMean, this.runningVariance, ...tensors]) tensor.invalidate(reason);
+    this.#dropStorage(reason);
+    this.#workspace.dispose();
+    if (!this.#runtime.disposed) this.#runtime.arena.free(this.#block);
+  }
+
+  #enter(call: string, state: Exclude<BatchNormState, "disposed">): this {
+    ruleOf(this.#what, call, this.#state);
+    this.#state = state;
+    return this;
+  }
+
+  #checkInput(what: string, x: Tensor): void {
+    if (!(x instanceof Tensor)) {
+      throw new ValueError(`${this.#what}: ${what} must be a Tensor of this runtime, got ${formatValue(x)}`);
+    }
+    const { channels } = splitAxes(this.#what, x.shape, this.#config.axis);
+    if (channels !== this.features) {
+      throw new ShapeError(
+        `${this.#what} expects ${this.features} channels on axis ${this.#config.axis}, got ${channels} in ` +
+          `${formatShape(x.shape)}; set features: ${channels}, or another axis`,
+      );
+    }
+  }
+
+  #checkOut(x: Tensor, out: Tensor): void {
+    if (!(out instanceof Tensor) || !sameShape(out.shape, x.shape)) {
+      const got = out instanceof Tensor ? formatShape(out.shape) : formatValue(out);
+      throw new ShapeError(`${this.#what}: out must have the shape of x, ${formatShape(x.shape)}, got ${got}`);
+    }
+    if (out.address === x.address) {
+      throw new ValueError(`${this.#what}: out must not be x, which backward still needs`);
+    }
+  }
+
+  #checkFinite({ core, shape }: Plan): void {
+    const [channels] = this.#runtime.u32(core.notFinite.value, 1);
+    if (channels === 0) return;
+    throw new NonFiniteError(
+      `${this.#what}: ${channels} of ${this.features} channels have statistics that are not finite; the input ` +
+        `${formatShape(shape)} holds NaN or infinity. Nothing was changed; find where the value comes from`,
+    );
+  }
+
+  #planFor(shape: Shape, rule: StateRule): Plan {
+    const cut = partition(splitAxes(this.#what, shape, this.#config.axis));
+    const effective = this.#singleValueRule(cut, shape, rule);
+    const key = `${effective.statistics},${effective.updates},${effective.gradients}:${shape.join(",")}`;
+    let plan = this.#plans.get(key);
+    if (plan === undefined) {
+      plan = this.#makePlan(shape, cut, effective);
+      this.#workspace.add(plan.program);
+      this.#plans.set(key, plan);
+    }
+    return plan;
+  }
+
+  /** One value a channel has no variance: what to do with it is the user's choice. */
+  #singleValueRule(cut: Partition, shape: Shape, rule: StateRule): StateRule {
+    if (rule.statistics === "running" || cut.count > 1) return rule;
+    switch (this.#config.onSingleValue) {
+      case "useRunning":
+        return { ...rule, statistics: "running", updates: false };
+      case "skipUpdate":
+        return { ...rule, updates: false };
+      case "error":
+        throw new ShapeError(
+          `${this.#what}: ${formatShape(shape)} has one value a channel, which has no variance to train with; use a ` +
+            `larger batch, freeze(), or onSingleValue: "useRunning" or "skipUpdate"`,
+        );
+    }
+  }
+
+  #makePlan(shape: Shape, cut: Partition, rule: StateRule): Plan {
+    const bytes = sizeOf(shape) * 4;
+    const program = new Program();
+    const core = new BatchNormCore(program, {
+      name: this.name,
+      cut,
+      epsilon: Math.fround(this.#config.epsilon),
+      activation: activationOf(this.#what, this.#config),
+      regions: this.#regions,
+    });
+    const data = (label: string) => Region.at(label, 0, bytes);
+    const [x, y, dy, dx] = [data("x"), data("y"), data("dy"), data("dx")];
+    const batch = rule.statistics === "batch";
+    if (batch) core.batchStatistics(x);
+    const statisticsEnd = program.length;
+    program.touch(core.notFinite);
+    if (!batch) core.runningStatistics();
+    core.normalize(y, x);
+    const forwardEnd = program.length;
+    if (rule.updates) core.updateRunning(this.#rate, this.#rule.correction(cut.count));
+    const commitEnd = program.length;
+    if (rule.gradients) core.gradient(dx, dy, x);
+    return { rule, shape, cut, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };
+  }
+
+  /** y and dx for a shape, on storage that is kept for all batches up to the largest. */
+  #storageFor(shape: Shape): { readonly y: Tensor; readonly dx: Tensor } {
+    const [batch = 1, ...rest] = shape;
+    const spatial = rest.join(",");
+    const size = sizeOf(shape);
+    let kept = this.#storage;
+    if (kept === null || kept.spatial !== spatial || kept.blocks.capacity < size) {
+      const y = this.#runtime.arena.allocate(size * 4);
+      let dx: number;
+      try {
+        dx = this.#runtime.arena.allocate(size * 4);
+      } catch (error) {
+        this.#runtime.arena.free(y);
+        throw error;
+      }
+      this.#dropStorage(`was replaced when ${this.#what} met another shape; use what the last call returned`);
+      kept = { spatial, blocks: { capacity: size, y, dx, lent: new Map() } };
+      this.#storage = kept;
+    }
+    const { blocks } = kept;
+    let lent = blocks.lent.get(batch);
+    if (lent === undefined) {
+      const tensor = (address: number) => {
+        return Tensor.view({ runtime: this.#runtime, shape: Object.freeze([...shape]), address, owner: this.#what });
+      };
+      lent = { y: tensor(blocks.y), dx: tensor(blocks.dx) };
+      blocks.lent.set(batch, lent);
+    }
+    return lent;
+  }
+
+  #dropStorage(reason: string): void {
+    if (this.#storage === null) return;
+    const { y, dx, lent } = this.#storage.blocks;
+    for (const tensors of lent.values()) {
+      tensors.y.invalidate(reason);
+      tensors.dx.invalidate(reason);
+    }
+    if (!this.#runtime.disposed) {
+      this.#runtime.arena.free(y);
+      this.#runtime.arena.free(dx);
+    }
+    this.#storage = null;
+  }
+}
+
+makeDisposable(BatchNorm);

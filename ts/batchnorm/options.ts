@@ -1,0 +1,89 @@
+import { type Activation, type ActivationCode, activationCode } from "../runtime/activation.js";
+import { checkBoolean, checkInteger, checkNumber, checkOptions, formatValue, oneOf } from "../runtime/check.js";
+import { ValueError } from "../runtime/errors.js";
+
+/** The options that `ek.batchNorm` and `layers.batchNormalization` share. */
+export interface BatchNormOptions {
+  /** The channel axis; negative counts from the end. Default −1, channels last. */
+  readonly axis?: number;
+  /**
+   * Keras's meaning: the weight of the OLD running value, in [0, 1). Default 0.99. (PyTorch's is 1 minus this.)
+   * `"cumulative"`: the plain average of all updates.
+   */
+  readonly momentum?: number | "cumulative";
+  /** Added to the variance, > 0, rounded to f32. Default 1e-3. */
+  readonly epsilon?: number;
+  /** Whether there is a β. Default true. */
+  readonly center?: boolean;
+  /** Whether there is a γ. Default true. */
+  readonly scale?: boolean;
+  /**
+   * Whether running statistics are corrected for their start, so that evaluation is right from the first epoch: they are
+   * the weighted mean of the updates alone. Default true; false is Keras's rule, which decays from mean 0, variance 1.
+   */
+  readonly debias?: boolean;
+  /** What feeds the running variance: M2/n ("biased", default: Keras 3, ONNX) or M2/(n − 1) ("unbiased": PyTorch). */
+  readonly varianceRule?: "biased" | "unbiased";
+  /**
+   * When training meets one value a channel, whose variance means nothing: throw ("error", default), normalise with the
+   * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate").
+   */
+  readonly onSingleValue?: "error" | "useRunning" | "skipUpdate";
+  /** Fused after the normalisation, forward and backward. Default "linear". */
+  readonly activation?: Activation;
+}
+
+/** Options with every default filled in. */
+export type BatchNormConfig = Required<BatchNormOptions>;
+
+const DEFAULTS: BatchNormConfig = {
+  axis: -1,
+  momentum: 0.99,
+  epsilon: 1e-3,
+  center: true,
+  scale: true,
+  debias: true,
+  varianceRule: "biased",
+  onSingleValue: "error",
+  activation: "linear",
+};
+
+export const BATCH_NORM_OPTIONS = Object.keys(DEFAULTS) as readonly (keyof BatchNormConfig)[];
+
+/**
+ * Options, checked, with defaults filled in; `extra` names further keys that the caller knows.
+ *
+ * @throws {NameError} for an option or a name that does not exist, {@link ValueError} for a value out of range.
+ */
+export function batchNormConfig(what: string, options: BatchNormOptions, extra: readonly string[]): BatchNormConfig {
+  checkOptions(what, options, [...BATCH_NORM_OPTIONS, ...extra]);
+  const given = Object.fromEntries(
+    BATCH_NORM_OPTIONS.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]),
+  );
+  const config: BatchNormConfig = { ...DEFAULTS, ...given };
+  if (!Number.isInteger(config.axis)) {
+    throw new ValueError(`${what}: axis must be an integer, got ${formatValue(config.axis)}`);
+  }
+  if (config.momentum !== "cumulative") {
+    const expected = `in [0, 1) (the weight of the old value; PyTorch's 0.1 is 0.9 here) or "cumulative"`;
+    checkNumber(`${what}: momentum`, config.momentum, expected, (v) => v >= 0 && v < 1);
+  }
+  checkNumber(`${what}: epsilon`, config.epsilon, "above 0 in f32", (v) => Math.fround(v) > 0);
+  checkBoolean(`${what}: center`, config.center);
+  checkBoolean(`${what}: scale`, config.scale);
+  checkBoolean(`${what}: debias`, config.debias);
+  oneOf(`${what}: varianceRule`, config.varianceRule, ["biased", "unbiased"]);
+  oneOf(`${what}: onSingleValue`, config.onSingleValue, ["error", "useRunning", "skipUpdate"]);
+  activationOf(what, config);
+  return Object.freeze(config);
+}
+
+/** The configured activation as kernels take it. */
+export function activationOf(what: string, config: BatchNormConfig): ActivationCode {
+  return activationCode(what, config.activation);
+}
+
+/** @throws {ValueError} unless `features` is a positive integer. */
+export function checkFeatures(what: string, features: unknown): number {
+  return checkInteger(`${what}: features`, features, 1);
+}

@@ -1,0 +1,148 @@
+import type { BatchSource } from "../data/source.js";
+import type { LossSum } from "./losses.js";
+import { Breather } from "./breather.js";
+
+/** Figures of an epoch. */
+export interface EpochLogs {
+  /** Mean over the epoch's samples, each at the weights of its step. */
+  readonly loss: number;
+  readonly accuracy?: number;
+  readonly valLoss?: number;
+  readonly valAccuracy?: number;
+  /** Of the training part, without validation. */
+  readonly seconds: number;
+  readonly samplesPerSecond: number;
+}
+
+/** Figures after a step. */
+export interface BatchLogs {
+  readonly epoch: number;
+  /** From 1. */
+  readonly step: number;
+  readonly steps: number;
+  /** Samples in this batch. */
+  readonly size: number;
+  /** Mean over the epoch so far. */
+  readonly loss: number;
+  readonly accuracy?: number;
+}
+
+/** What `fit` calls as it goes; each may be async, and may use the model (but not train it). */
+export interface Callback {
+  onTrainBegin?(info: { readonly epochs: number; readonly steps: number; readonly samples: number }): unknown;
+  onEpochBegin?(epoch: number): unknown;
+  onBatchEnd?(logs: BatchLogs): unknown;
+  onEpochEnd?(epoch: number, logs: EpochLogs): unknown;
+  onTrainEnd?(): unknown;
+}
+
+/** What `fit` returns: a figure for each epoch. */
+export interface History {
+  /** 0, 1, 2… */
+  readonly epoch: number[];
+  readonly history: {
+    readonly loss: number[];
+    readonly accuracy: number[];
+    readonly valLoss: number[];
+    readonly valAccuracy: number[];
+  };
+}
+
+/** A mean that grows by batches. */
+export class Means {
+  #loss = 0;
+  #correct = 0;
+  #count = 0;
+  readonly #accuracy: boolean;
+
+  constructor(accuracy: boolean) {
+    this.#accuracy = accuracy;
+  }
+
+  add({ loss, correct }: LossSum, count: number): void {
+    this.#loss += loss;
+    this.#correct += correct;
+    this.#count += count;
+  }
+
+  /** Loss and, if it was asked for, accuracy. */
+  get values(): { readonly loss: number; readonly accuracy?: number } {
+    const loss = this.#loss / this.#count;
+    return this.#accuracy ? { loss, accuracy: this.#correct / this.#count } : { loss };
+  }
+}
+
+/** What the loop of epochs works with. */
+export interface FitPlan {
+  readonly source: BatchSource;
+  readonly epochs: number;
+  readonly batchSize: number;
+  readonly accuracy: boolean;
+  readonly callbacks: readonly Callback[];
+  readonly signal: AbortSignal | undefined;
+  /** One step on `count` samples from the source. */
+  readonly step: (count: number) => LossSum;
+  readonly validate: (() => Promise<{ readonly loss: number; readonly accuracy?: number }>) | null;
+  /** Runs callbacks, during which the model may be used. */
+  readonly outside: (call: () => Promise<void>) => Promise<void>;
+}
+
+/** The loop of epochs. */
+export async function runEpochs(plan: FitPlan): Promise<History> {
+  const { source, epochs, batchSize, callbacks, outside } = plan;
+  const { samples } = source;
+  const steps = Math.ceil(samples / batchSize);
+  const record: History = { epoch: [], history: { loss: [], accuracy: [], valLoss: [], valAccuracy: [] } };
+  const tell = async (call: (callback: Callback) => unknown) => {
+    if (callbacks.length === 0) return;
+    await outside(async () => {
+      for (const callback of callbacks) await call(callback);
+    });
+  };
+  await tell((callback) => callback.onTrainBegin?.({ epochs, steps, samples }));
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    await tell((callback) => callback.onEpochBegin?.(epoch));
+    const { means, seconds } = await runEpoch(plan, epoch, steps, tell);
+    const validation = await plan.validate?.();
+    const logs: EpochLogs = {
+      ...means.values,
+      ...(validation && { valLoss: validation.loss }),
+      ...(validation?.accuracy !== undefined && { valAccuracy: validation.accuracy }),
+      seconds,
+      samplesPerSecond: samples / seconds,
+    };
+    record.epoch.push(epoch);
+    for (const key of ["loss", "accuracy", "valLoss", "valAccuracy"] as const) {
+      const value = logs[key];
+      if (value !== undefined) record.history[key].push(value);
+    }
+    await tell((callback) => callback.onEpochEnd?.(epoch, logs));
+  }
+  await tell((callback) => callback.onTrainEnd?.());
+  return record;
+}
+
+async function runEpoch(
+  plan: FitPlan,
+  epoch: number,
+  steps: number,
+  tell: (call: (callback: Callback) => unknown) => Promise<void>,
+): Promise<{ readonly means: Means; readonly seconds: number }> {
+  const { source, batchSize, signal } = plan;
+  const means = new Means(plan.accuracy);
+  const breather = new Breather();
+  const listening = plan.callbacks.some((callback) => callback.onBatchEnd !== undefined);
+  const start = performance.now();
+  source.rewind();
+  for (let step = 0; step < steps; step++) {
+    signal?.throwIfAborted();
+    const size = Math.min(batchSize, source.samples - step * batchSize);
+    means.add(plan.step(size), size);
+    if (listening) {
+      const logs: BatchLogs = { epoch, step: step + 1, steps, size, ...means.values };
+      await tell((callback) => callback.onBatchEnd?.(logs));
+    }
+    await breather.breathe();
+  }
+  return { means, seconds: (performance.now() - start) / 1000 };
+}

@@ -1,0 +1,108 @@
+import { checkInteger, formatValue } from "../runtime/check.js";
+import { ShapeError, ValueError } from "../runtime/errors.js";
+import { ceilDiv, formatShape, type Shape } from "../runtime/shape.js";
+
+/** One number for both axes, or [height, width]. */
+export type Pair = number | readonly [number, number];
+
+/** "valid": none; "same": as TensorFlow; a number: on all four sides; or [[top, bottom], [left, right]]. */
+export type Padding =
+  | "valid"
+  | "same"
+  | number
+  | readonly [readonly [number, number], readonly [number, number]];
+
+/** A window over an image [height, width, channels], with every size and pad explicit. */
+export interface Window {
+  readonly inHeight: number;
+  readonly inWidth: number;
+  readonly channels: number;
+  readonly windowHeight: number;
+  readonly windowWidth: number;
+  readonly strideHeight: number;
+  readonly strideWidth: number;
+  readonly padTop: number;
+  readonly padLeft: number;
+  readonly outHeight: number;
+  readonly outWidth: number;
+}
+
+/** @throws {ValueError} unless `value` is a positive integer or two of them. */
+export function checkPair(what: string, value: Pair): readonly [number, number] {
+  const pair = typeof value === "number" ? [value, value] : value;
+  if (!Array.isArray(pair) || pair.length !== 2) {
+    throw new ValueError(`${what} must be a positive integer or two, [height, width], got ${formatValue(value)}`);
+  }
+  return [checkInteger(what, pair[0], 1), checkInteger(what, pair[1], 1)];
+}
+
+/** @throws {ValueError} unless `padding` is "valid", "same", a number, or [[top, bottom], [left, right]]. */
+export function checkPadding(what: string, padding: Padding): Padding {
+  if (padding === "valid" || padding === "same") return padding;
+  const sides = typeof padding === "number" ? [padding] : Array.isArray(padding) ? padding.flat() : [];
+  if (sides.length !== 1 && sides.length !== 4) {
+    const shown = formatValue(padding);
+    throw new ValueError(`${what} must be "valid", "same", a number or [[top, bottom], [left, right]], got ${shown}`);
+  }
+  for (const side of sides) checkInteger(what, side, 0);
+  return padding;
+}
+
+/**
+ * The window over one image of `shape`, padding resolved to numbers.
+ *
+ * @throws {ShapeError} for another rank than 3, or an image that the window does not fit in.
+ */
+export function resolveWindow(
+  what: string,
+  shape: Shape,
+  window: readonly [number, number],
+  strides: readonly [number, number],
+  padding: Padding,
+): Window {
+  if (shape.length !== 3) {
+    throw new ShapeError(`${what} expects images [height,width,channels], got ${formatShape(shape)} a sample`);
+  }
+  const [inHeight, inWidth, channels] = shape as [number, number, number];
+  const [padTop, padBottom] = resolvePads(padding, 0, inHeight, window[0], strides[0]);
+  const [padLeft, padRight] = resolvePads(padding, 1, inWidth, window[1], strides[1]);
+  const outHeight = Math.floor((inHeight + padTop + padBottom - window[0]) / strides[0]) + 1;
+  const outWidth = Math.floor((inWidth + padLeft + padRight - window[1]) / strides[1]) + 1;
+  if (outHeight < 1 || outWidth < 1) {
+    throw new ShapeError(
+      `${what}: a window of ${window[0]}×${window[1]} does not fit an image of ${inHeight}×${inWidth}; use ` +
+        `padding: "same", a smaller window, or fewer pooling layers before it`,
+    );
+  }
+  const [windowHeight, windowWidth] = window;
+  const [strideHeight, strideWidth] = strides;
+  return {
+    inHeight,
+    inWidth,
+    channels,
+    windowHeight,
+    windowWidth,
+    strideHeight,
+    strideWidth,
+    padTop,
+    padLeft,
+    outHeight,
+    outWidth,
+  };
+}
+
+function resolvePads(
+  padding: Padding,
+  axis: 0 | 1,
+  size: number,
+  window: number,
+  stride: number,
+): readonly [number, number] {
+  if (padding === "valid") return [0, 0];
+  if (typeof padding === "number") return [padding, padding];
+  if (padding !== "same") return padding[axis];
+  // TensorFlow's rule: ⌈size/stride⌉ outputs, the odd pad at the end.
+  const total = Math.max(0, (ceilDiv(size, stride) - 1) * stride + window - size);
+  const before = Math.floor(total / 2);
+  return [before, total - before];
+}

@@ -1,0 +1,191 @@
+import { checkBoolean, checkOptions, formatValue } from "../runtime/check.js";
+import { StateError, ValueError } from "../runtime/errors.js";
+import type { Constants, Program, Region } from "../runtime/program.js";
+import type { Shape } from "../runtime/shape.js";
+import type { Initializer } from "./initializers.js";
+
+/** A variable that a layer wants. */
+export interface VariableSpec {
+  /** Keras's name: kernel, bias, gamma, beta, moving_mean, moving_variance. */
+  readonly name: string;
+  readonly shape: Shape;
+  readonly initializer: Initializer;
+  /** Whether it has a gradient. */
+  readonly trainable: boolean;
+}
+
+/** A variable in memory. */
+export interface Variable {
+  readonly spec: VariableSpec;
+  readonly value: Region;
+  /** null in inference, for variables without one, and when the layer's parameters are not trained. */
+  readonly gradient: Region | null;
+}
+
+/** Shapes are those of one sample: the batch axis is the plan's. */
+export interface Emission {
+  readonly program: Program;
+  /** For what depends on variables alone: packed kernels, batch norm's coefficients in inference. */
+  readonly constants: Constants;
+  readonly batch: number;
+  /** The layer's name, for labels and messages. */
+  readonly name: string;
+  readonly inputShapes: readonly Shape[];
+  readonly outputShape: Shape;
+  /** Values of the output, over the whole batch. */
+  readonly outputSize: number;
+  /** The layer's variable of that name. */
+  variable(name: string): Variable;
+  /** The same, or null where there is none. */
+  optional(name: string): Variable | null;
+  /** A region of the workspace for `length` f32 values. */
+  values(label: string, length: number): Region;
+}
+
+/** What a training step's forward pass leaves. */
+export interface Trained {
+  readonly y: Region;
+  /** Batch statistics that wait for the commit. */
+  readonly staged?: Staged;
+  /**
+   * Appends the backward pass; returns dx for each input, null where it is not wanted. `dy` is the callee's to overwrite;
+   * gradients of variables are overwritten, not added to.
+   */
+  backward(dy: Region, wanted: readonly boolean[]): readonly (Region | null)[];
+}
+
+/** Statistics of a step: checked with the loss, then committed in one place. */
+export interface Staged {
+  /** u32: how many channels are not finite. */
+  readonly notFinite: Region;
+  readonly channels: number;
+  /** Appends the calls that move the running statistics. */
+  emitCommit(): void;
+  /** Sets the scalars that these calls read. */
+  prepareCommit(): void;
+  /** Counts the update, after the calls ran. */
+  commit(): void;
+}
+
+/** A node of a plan: appends kernel calls to a program. */
+export interface Operation {
+  outputShape(inputs: readonly Shape[]): Shape;
+  /** Forward and, through what it returns, backward. */
+  emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
+  /** Forward for evaluation: reads running statistics, changes nothing; returns y. */
+  emitInference(emission: Emission, inputs: readonly Region[]): Region;
+}
+
+/** Options that every layer takes. */
+export interface LayerOptions {
+  /** Unique in its model; default: the type's name, numbered from the second on. */
+  readonly name?: string;
+  /** Keras's `trainable`: false leaves the parameters as they are and freezes a batch norm. Default true. */
+  readonly trainable?: boolean;
+}
+
+const LAYER_OPTIONS = ["name", "trainable"];
+
+/** What `getConfig` returns: plain JSON from which the layer can be made again. */
+export interface LayerConfig {
+  readonly type: string;
+  readonly [option: string]: unknown;
+}
+
+/** A layer of a model: its configuration, its variables, and what it appends to plans. */
+export abstract class Layer implements Operation {
+  /** The name of its function in `layers`. */
+  abstract readonly type: string;
+  /** The name that a model gives to the first layer of its type without one of its own. */
+  protected abstract readonly defaultName: string;
+  #name: string | undefined;
+  #trainable: boolean;
+  #taken = false;
+  #revision = 0;
+
+  constructor(what: string, options: LayerOptions, known: readonly string[]) {
+    checkOptions(what, options, [...LAYER_OPTIONS, ...known]);
+    const { name, trainable = true } = options;
+    if (name !== undefined && (typeof name !== "string" || name === "" || name.includes("/"))) {
+      throw new ValueError(`${what}: name must be a text without "/", got ${formatValue(name)}`);
+    }
+    this.#name = name;
+    this.#trainable = checkBoolean(`${what}: trainable`, trainable);
+  }
+
+  /** Unique in the model. */
+  get name(): string {
+    return this.#name ?? this.defaultName;
+  }
+
+  /** Keras's `trainable`: false leaves the parameters as they are and freezes a batch norm. */
+  get trainable(): boolean {
+    return this.#trainable;
+  }
+
+  set trainable(value: boolean) {
+    this.#trainable = checkBoolean(`${this.what}: trainable`, value);
+    this.touch();
+  }
+
+  /** Whether a training step changes the layer's parameters. */
+  get parametersTrained(): boolean {
+    return this.#trainable;
+  }
+
+  /** @internal Counts the changes after which a plan must be made anew. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  /** @internal Called by the model that the layer becomes part of. */
+  attach(taken: ReadonlySet<string>): void {
+    if (this.#taken) {
+      throw new StateError(`${this.what} is part of another model already; make a new layer from its getConfig()`);
+    }
+    if (this.#name === undefined) {
+      let name = this.defaultName;
+      for (let i = 1; taken.has(name); i++) name = `${this.defaultName}_${i}`;
+      this.#name = name;
+    }
+    if (taken.has(this.#name)) throw new ValueError(`two layers are named "${this.#name}"; names must be unique`);
+    this.#taken = true;
+  }
+
+  /** Plain JSON from which `layers[type](options)` makes the layer again. */
+  getConfig(): LayerConfig {
+    return { type: this.type, name: this.name, trainable: this.#trainable, ...this.ownConfig() };
+  }
+
+  /** @internal The variables for inputs of these shapes, in Keras's order. */
+  variableSpecs(_inputs: readonly Shape[]): readonly VariableSpec[] {
+    return [];
+  }
+
+  /** @internal The nodes that the layer becomes, one after the other. */
+  operations(): readonly Operation[] {
+    return [this];
+  }
+
+  abstract outputShape(inputs: readonly Shape[]): Shape;
+  abstract emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
+  abstract emitInference(emission: Emission, inputs: readonly Region[]): Region;
+
+  /** The options of this type. */
+  protected abstract ownConfig(): Record<string, unknown>;
+
+  /** Type and name, for messages. */
+  protected get what(): string {
+    return `${this.type} "${this.name}"`;
+  }
+
+  /** A plan that was made before is no longer right. */
+  protected touch(): void {
+    this.#revision += 1;
+  }
+}
+
+/** The only input, for layers that take one. */
+export function only<T>(inputs: readonly T[]): T {
+  return inputs[0] as T;
+}

@@ -1,0 +1,135 @@
+import {
+  ACTIVATION_NAMES,
+  type Activation as ActivationOption,
+  type ActivationCode,
+  activationCode,
+} from "../../runtime/activation.js";
+import { NameError } from "../../runtime/errors.js";
+import { listNames } from "../../runtime/check.js";
+import type { Region } from "../../runtime/program.js";
+import type { Shape } from "../../runtime/shape.js";
+import { ELEMENTS, elementChunks } from "../../runtime/chunks.js";
+import { type Emission, Layer, type LayerOptions, type Operation, only, type Trained } from "../layer.js";
+import { SoftmaxOperation } from "./softmax.js";
+
+/** What a layer's `activation` may be: elementwise, or "softmax" over the last axis. */
+export type LayerActivation = ActivationOption | "softmax";
+
+/** A layer's activation: what its kernel does itself, and the nodes that follow for the rest. */
+export interface SplitActivation {
+  readonly fused: ActivationCode;
+  readonly then: readonly Operation[];
+}
+
+/**
+ * Cuts a layer's activation. A kernel fuses what its output alone can take back; the others need their input for the
+ * gradient, so they are nodes of their own.
+ *
+ * @throws {NameError} for a name that does not exist.
+ */
+export function splitActivation(what: string, activation: LayerActivation): SplitActivation {
+  const linear = activationCode(what, "linear");
+  if (activation === "softmax") return { fused: linear, then: [new SoftmaxOperation()] };
+  if (typeof activation === "string" && !ACTIVATION_NAMES.includes(activation)) {
+    throw new NameError(
+      `${what}: activation "${activation}" does not exist; there are ${listNames([...ACTIVATION_NAMES, "softmax"])}`,
+    );
+  }
+  const code = activationCode(what, activation);
+  return code.invertible ? { fused: code, then: [] } : { fused: linear, then: [new ActivationOperation(code)] };
+}
+
+/** An elementwise activation as a node. */
+export class ActivationOperation implements Operation {
+  readonly #code: ActivationCode;
+
+  constructor(code: ActivationCode) {
+    this.#code = code;
+  }
+
+  outputShape(inputs: readonly Shape[]): Shape {
+    return only(inputs);
+  }
+
+  emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
+    const x = only(inputs);
+    const { kind, p0, p1 } = this.#code;
+    const length = emission.outputSize;
+    return {
+      y: this.emitInference(emission, inputs),
+      backward: (dy) => {
+        const dx = emission.values("dx", length);
+        const chunks = elementChunks(length);
+        emission.program.call("activation_backward", chunks, dx, dy, x, length, ELEMENTS, kind, p0, p1);
+        return [dx];
+      },
+    };
+  }
+
+  emitInference(emission: Emission, inputs: readonly Region[]): Region {
+    const { kind, p0, p1 } = this.#code;
+    const length = emission.outputSize;
+    const y = emission.values("y", length);
+    emission.program.call(
+      "activation_forward",
+      elementChunks(length),
+      y,
+      only(inputs),
+      length,
+      ELEMENTS,
+      kind,
+      p0,
+      p1,
+    );
+    return y;
+  }
+}
+
+/** Turns dy into dz = dy·f′ in place, for an activation that a kernel fused; y is its output. */
+export function emitFusedBackward(emission: Emission, code: ActivationCode, dy: Region, y: Region): void {
+  if (code.kind === 0) return;
+  const length = emission.outputSize;
+  const { kind, p0, p1 } = code;
+  emission.program.call("activation_backward_in_place", elementChunks(length), dy, y, length, ELEMENTS, kind, p0, p1);
+}
+
+/** Options of `layers.activation`. */
+export interface ActivationOptions extends LayerOptions {
+  /** Which activation. */
+  readonly activation: LayerActivation;
+}
+
+/** An activation as a layer of its own. */
+export class ActivationLayer extends Layer {
+  override readonly type = "activation";
+  protected override readonly defaultName = "activation";
+  readonly #activation: LayerActivation;
+  readonly #operation: Operation;
+
+  constructor(options: ActivationOptions) {
+    super("activation", options, ["activation"]);
+    this.#activation = options.activation;
+    const { fused, then } = splitActivation("activation", options.activation);
+    this.#operation = then[0] ?? new ActivationOperation(fused);
+  }
+
+  override operations(): readonly Operation[] {
+    return [this.#operation];
+  }
+
+  override outputShape(inputs: readonly Shape[]): Shape {
+    return this.#operation.outputShape(inputs);
+  }
+
+  override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
+    return this.#operation.emitTraining(emission, inputs);
+  }
+
+  override emitInference(emission: Emission, inputs: readonly Region[]): Region {
+    return this.#operation.emitInference(emission, inputs);
+  }
+
+  protected override ownConfig(): Record<string, unknown> {
+    return { activation: this.#activation };
+  }
+}

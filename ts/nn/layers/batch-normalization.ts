@@ -1,0 +1,233 @@
+import { BatchNormCore } from "../../batchnorm/core.js";
+import { partition, splitAxes } from "../../batchnorm/layout.js";
+import {
+  activationOf,
+  type BatchNormConfig,
+  type BatchNormOptions,
+  batchNormConfig,
+} from "../../batchnorm/options.js";
+import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
+import { type BatchNormState, STATES, type StateRule } from "../../batchnorm/states.js";
+import { checkBoolean } from "../../runtime/check.js";
+import { ShapeError, StateError } from "../../runtime/errors.js";
+import { type Region, Scalar } from "../../runtime/program.js";
+import { formatShape, type Shape } from "../../runtime/shape.js";
+import { type Emission, Layer, type LayerOptions, only, type Trained, type VariableSpec } from "../layer.js";
+
+/** Options of `layers.batchNormalization`: those of `ek.batchNorm`, and every layer's. */
+export interface BatchNormalizationOptions extends BatchNormOptions, LayerOptions {
+  /** Whether steps change γ and β; false leaves the statistics moving. Default true. */
+  readonly parametersTrainable?: boolean;
+}
+
+type LayerState = Exclude<BatchNormState, "disposed">;
+
+/**
+ * Batch normalization in a model (Ioffe and Szegedy 2015). The axis counts the batch axis, as in Keras: −1, the default,
+ * or 3 are the channels of images.
+ *
+ * A state says what a training step does with the layer: "training" at first, and whatever train(), freeze(), infer() or
+ * recalibrate() was called last. Evaluation always reads the running statistics.
+ */
+export class BatchNormalization extends Layer {
+  override readonly type = "batchNormalization";
+  protected override readonly defaultName = "batch_normalization";
+  readonly #config: BatchNormConfig;
+  readonly #rule: RunningRule;
+  #parametersTrainable: boolean;
+  #state: LayerState = "training";
+
+  constructor(options: BatchNormalizationOptions = {}) {
+    const { name, trainable, parametersTrainable = true, ...own } = options;
+    super("batchNormalization", { name, trainable }, []);
+    this.#config = batchNormConfig("batchNormalization", own, []);
+    this.#parametersTrainable = checkBoolean("batchNormalization: parametersTrainable", parametersTrainable);
+    this.#rule = new RunningRule(this.#config);
+  }
+
+  /** What a training step does with the layer; "frozen" while `trainable` is false. */
+  get state(): LayerState {
+    return this.trainable ? this.#state : "frozen";
+  }
+
+  /** How many times the running statistics moved. */
+  get updates(): number {
+    return this.#rule.count.updates;
+  }
+
+  /** Whether steps change γ and β. */
+  get parametersTrainable(): boolean {
+    return this.#parametersTrainable;
+  }
+
+  set parametersTrainable(value: boolean) {
+    this.#parametersTrainable = checkBoolean(`${this.what}: parametersTrainable`, value);
+    this.touch();
+  }
+
+  override get parametersTrained(): boolean {
+    return this.trainable && this.#parametersTrainable;
+  }
+
+  /** Steps normalise with the batch's statistics and move the running ones: the state at the start. */
+  train(): this {
+    return this.#enter("training");
+  }
+
+  /** Steps normalise with the running statistics and leave them; gradients flow. */
+  freeze(): this {
+    return this.#enter("frozen");
+  }
+
+  /** The layer is only for inference: a training step refuses. */
+  infer(): this {
+    return this.#enter("inference");
+  }
+
+  /** The layer's statistics are to be taken anew: a training step refuses. */
+  recalibrate(): this {
+    return this.#enter("recalibrating");
+  }
+
+  /** @internal */
+  get updateCount(): UpdateCount {
+    return this.#rule.count;
+  }
+
+  /** @internal */
+  set updateCount(count: UpdateCount) {
+    this.#rule.count = count;
+  }
+
+  /** @internal For running statistics that were set from outside: they count in full. */
+  statisticsWereSet(): void {
+    this.#rule.setFromOutside();
+  }
+
+  /** @internal */
+  get config(): BatchNormConfig {
+    return this.#config;
+  }
+
+  override outputShape(inputs: readonly Shape[]): Shape {
+    splitAxes(this.what, [1, ...only(inputs)], this.#config.axis);
+    return only(inputs);
+  }
+
+  override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
+    const { channels } = splitAxes(this.what, [1, ...only(inputs)], this.#config.axis);
+    const shape = [channels];
+    const { scale, center } = this.#config;
+    return [
+      ...(scale ? [{ name: "gamma", shape, initializer: "ones", trainable: true } as const] : []),
+      ...(center ? [{ name: "beta", shape, initializer: "zeros", trainable: true } as const] : []),
+      { name: "moving_mean", shape, initializer: "zeros", trainable: false },
+      { name: "moving_variance", shape, initializer: "ones", trainable: false },
+    ];
+  }
+
+  override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
+    const x = only(inputs);
+    const { core, count, channels } = this.#core(emission);
+    const rule = this.#ruleFor(count, emission);
+    const y = emission.values("y", emission.outputSize);
+    if (rule.statistics === "batch") core.batchStatistics(x);
+    else core.runningStatistics();
+    core.normalize(y, x);
+    const rate = new Scalar(0);
+    return {
+      y,
+      ...(rule.statistics === "batch" && {
+        staged: {
+          notFinite: core.notFinite,
+          channels,
+          emitCommit: () => {
+            if (rule.updates) core.updateRunning(rate, this.#rule.correction(count));
+          },
+          prepareCommit: () => {
+            rate.value = this.#rule.rate;
+          },
+          commit: () => {
+            if (rule.updates) this.#rule.commit();
+          },
+        },
+      }),
+      backward: (dy, [wanted]) => {
+        const dx = wanted ? emission.values("dx", emission.outputSize) : null;
+        core.gradient(dx, dy, x);
+        return [dx];
+      },
+    };
+  }
+
+  override emitInference(emission: Emission, inputs: readonly Region[]): Region {
+    const { core } = this.#core(emission);
+    const y = emission.values("y", emission.outputSize);
+    core.runningStatistics();
+    core.normalize(y, only(inputs));
+    return y;
+  }
+
+  protected override ownConfig(): Record<string, unknown> {
+    return { ...this.#config, parametersTrainable: this.#parametersTrainable };
+  }
+
+  #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission) {
+    const axes = splitAxes(this.what, [batch, ...only(inputShapes)], this.#config.axis);
+    const cut = partition(axes);
+    const { epsilon } = this.#config;
+    const gamma = optional("gamma");
+    const beta = optional("beta");
+    const settings = {
+      name,
+      cut,
+      epsilon: Math.fround(epsilon),
+      activation: activationOf(this.what, this.#config),
+      regions: {
+        gamma: gamma?.value ?? null,
+        beta: beta?.value ?? null,
+        gammaGradient: gamma?.gradient ?? null,
+        betaGradient: beta?.gradient ?? null,
+        runningMean: variable("moving_mean").value,
+        runningVariance: variable("moving_variance").value,
+      },
+    };
+    const core = new BatchNormCore(program, settings, constants);
+    return { core, count: cut.count, channels: cut.channels };
+  }
+
+  #ruleFor(count: number, { batch, inputShapes }: Emission): StateRule {
+    const rule = STATES[this.state];
+    if (!rule.gradients) {
+      throw new StateError(
+        `${this.what} is in the state "${this.state}", in which no training step is possible; call freeze() on it to ` +
+          `train the layers around it, or train()`,
+      );
+    }
+    if (rule.statistics === "running" || count > 1) return rule;
+    switch (this.#config.onSingleValue) {
+      case "useRunning":
+        return STATES.frozen;
+      case "skipUpdate":
+        return { ...rule, updates: false };
+      case "error":
+        throw new ShapeError(
+          `${this.what}: a batch of ${batch} with samples ${formatShape(only(inputShapes))} has one value a channel, ` +
+            `which has no variance to train with; use a batch size that leaves no last batch of 1, freeze() the ` +
+            `layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
+        );
+    }
+  }
+
+  #enter(state: LayerState): this {
+    this.#state = state;
+    this.touch();
+    return this;
+  }
+}
+
+/** For checks that know a layer only by its type. */
+export function isBatchNormalization(layer: Layer): layer is BatchNormalization {
+  return layer instanceof BatchNormalization;
+}
+

@@ -1,0 +1,26 @@
+import { ActivationLayer, type ActivationOptions } from "./activation.js";
+import { BatchNormalization, type BatchNormalizationOptions } from "./batch-normalization.js";
+import { Conv2d, type Conv2dOptions } from "./conv2d.js";
+import { Dense, type DenseOptions } from "./dense.js";
+import { Flatten } from "./flatten.js";
+import { Input, type InputOptions } from "./input.js";
+import { MaxPooling2d, type MaxPooling2dOptions } from "./max-pooling2d.js";
+import type { LayerOptions } from "../layer.js";
+
+/** The layers by name; each function takes the options of its class. */
+export const layers = {
+  /** The shape of one sample; stands first in `sequential`. */
+  input: (options: InputOptions) => new Input(options),
+  /** Batch normalization. */
+  batchNormalization: (options?: BatchNormalizationOptions) => new BatchNormalization(options),
+  /** 2-D convolution over images [height, width, channels]. */
+  conv2d: (options: Conv2dOptions) => new Conv2d(options),
+  /** The maximum of each window. */
+  maxPooling2d: (options?: MaxPooling2dOptions) => new MaxPooling2d(options),
+  /** Samples of any shape to vectors. */
+  flatten: (options?: LayerOptions) => new Flatten(options),
+  /** A fully connected layer over vectors. */
+  dense: (options: DenseOptions) => new Dense(options),
+  /** An activation as a layer of its own. */
+  activation: (options: ActivationOptions) => new ActivationLayer(options),
+};

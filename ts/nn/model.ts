@@ -1,0 +1,545 @@
+import { checkLabels, countSamples, type Labels, type Samples, valuesOf } from "../data/arrays.js";
+import { ArraySource, type BatchSource } from "../data/source.js";
+import { type decodeSafetensors, encodeSafetensors } from "../formats/safetensors.js";
+import { optimizerOf, type optimizers } from "../optim/index.js";
+import type { Optimizer } from "../optim/optimizer.js";
+import { checkBoolean, checkInteger, checkNumber, checkOptions, formatValue, listNames, oneOf } from "../runtime/check.js";
+import { makeDisposable } from "../runtime/disposable.js";
+import { FormatError, NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
+import type { Program } from "../runtime/program.js";
+import { Random } from "../runtime/random.js";
+import type { Runtime } from "../runtime/runtime.js";
+import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
+import { Workspace } from "../runtime/workspace.js";
+import { Breather } from "./breather.js";
+import { type Callback, type History, Means, runEpochs } from "./fit.js";
+import { chain, type Node } from "./graph.js";
+import type { Layer } from "./layer.js";
+import { BatchNormalization } from "./layers/batch-normalization.js";
+import { SoftmaxOperation } from "./layers/softmax.js";
+import { type LossSum, lossOf, type losses, type SparseCategoricalCrossentropy } from "./losses.js";
+import { type Parameter, Parameters, type Weight } from "./parameters.js";
+import { type EvaluationPlan, type PredictionPlan, planEvaluation, planPrediction, variablesOf } from "./plan.js";
+import { Predictor } from "./predictor.js";
+import { summarize } from "./summary.js";
+import { Trainer } from "./trainer.js";
+
+/** What `compile` takes. */
+export interface CompileOptions {
+  /** A name, for its defaults, or `optimizers.adam({…})`. */
+  readonly optimizer: keyof typeof optimizers | Optimizer;
+  /** A name, or `losses.sparseCategoricalCrossentropy({…})`. */
+  readonly loss: keyof typeof losses | SparseCategoricalCrossentropy;
+  /** Figures beside the loss. Default none. */
+  readonly metrics?: readonly "accuracy"[];
+}
+
+/** What `fit` takes. */
+export interface FitOptions {
+  /** Default 1. */
+  readonly epochs?: number;
+  /** Default 32. The last batch of an epoch may be smaller. */
+  readonly batchSize?: number;
+  /** Whether each epoch goes through the samples in a new order, from the model's seed. Default true. */
+  readonly shuffle?: boolean;
+  /** Samples and labels to evaluate after each epoch. */
+  readonly validationData?: readonly [Samples, Labels];
+  /** The last part of the samples, in [0, 1), to keep for validation instead. Default 0. */
+  readonly validationSplit?: number;
+  /** Called in order. */
+  readonly callbacks?: readonly Callback[];
+  /** Stops between two steps; `fit` then rejects with the signal's reason, and the steps done stay done. */
+  readonly signal?: AbortSignal;
+}
+
+/** Loss and the compiled metrics. */
+export interface Figures {
+  /** Mean over samples. */
+  readonly loss: number;
+  readonly accuracy?: number;
+}
+
+/** What `predict` returns: a copy. */
+export interface Prediction {
+  /** [samples, …output]. */
+  readonly shape: Shape;
+  readonly data: Float32Array;
+}
+
+interface Compiled {
+  readonly loss: SparseCategoricalCrossentropy;
+  readonly classes: number;
+  readonly accuracy: boolean;
+  readonly trainer: Trainer;
+}
+
+/** What a model is made of. */
+export interface ModelParts {
+  readonly runtime: Runtime;
+  readonly inputShape: Shape;
+  readonly layers: readonly Layer[];
+  readonly seed: number;
+}
+
+/** The version of what `toBytes` writes. */
+export const FILE_VERSION = "1";
+
+const DEFAULT_BATCH = 32;
+// A stream of random numbers of its own: variables have 0, 1, 2…
+const SHUFFLE_STREAM = 0x5eed;
+
+/** A chain of layers with their variables. From `sequential()` or `loadModel()`. */
+export class Model {
+  readonly layers: readonly Layer[];
+  /** Of one sample. */
+  readonly inputShape: Shape;
+  /** Of one sample. */
+  readonly outputShape: Shape;
+  declare [Symbol.dispose]: () => void;
+  readonly #runtime: Runtime;
+  readonly #nodes: readonly Node[];
+  readonly #parameters: Parameters;
+  readonly #workspace: Workspace;
+  readonly #evaluations = new Map<number, EvaluationPlan>();
+  readonly #predictions = new Map<number, PredictionPlan>();
+  readonly #shuffle: Random;
+  #compiled: Compiled | null = null;
+  /** The call that runs now. */
+  #busy: string | null = null;
+  #disposed = false;
+
+  /** @internal Use `sequential()`. */
+  constructor({ runtime, inputShape, layers, seed }: ModelParts) {
+    this.#runtime = runtime;
+    this.layers = Object.freeze([...layers]);
+    this.inputShape = inputShape;
+    this.#nodes = chain(inputShape, layers);
+    this.outputShape = this.#nodes.at(-1)?.outputShape ?? inputShape;
+    const first = new Map(this.#nodes.map((node) => [node.layer, node] as const).reverse());
+    const wanted = layers.flatMap((layer) =>
+      layer.variableSpecs((first.get(layer) as Node).inputShapes).map((spec) => ({ layer, spec })),
+    );
+    this.#parameters = new Parameters(runtime, wanted);
+    this.#parameters.initialize(seed);
+    this.#workspace = new Workspace(runtime);
+    this.#shuffle = new Random(seed, SHUFFLE_STREAM);
+  }
+
+  /** @throws {NameError} with the names that exist. */
+  getLayer(name: string): Layer {
+    const layer = this.layers.find((candidate) => candidate.name === name);
+    if (layer !== undefined) return layer;
+    throw new NameError(
+      `there is no layer ${formatValue(name)}; there are ${listNames(this.layers.map((candidate) => candidate.name))}`,
+    );
+  }
+
+  /**
+   * Chooses how to train, and makes room for gradients and the optimizer's state (which starts anew).
+   *
+   * @throws {NameError} for a name that does not exist, {@link ShapeError} when the loss does not fit the output.
+   * @throws {MemoryLimitError} when there is no room; the model is as it was.
+   */
+  compile(options: CompileOptions): void {
+    this.#begin("compile");
+    checkOptions("compile", options, ["optimizer", "loss", "metrics"]);
+    const optimizer = optimizerOf(options.optimizer);
+    const loss = lossOf(options.loss);
+    const metrics = options.metrics ?? [];
+    if (!Array.isArray(metrics)) throw new ValueError(`compile: metrics must be an array such as ["accuracy"]`);
+    for (const metric of metrics) oneOf("metric", metric, ["accuracy"]);
+    const classes = loss.classes(this.outputShape);
+    const softmax = endsInSoftmax(this.#nodes);
+    if (softmax === loss.fromLogits) {
+      throw new ValueError(
+        softmax
+          ? `the model ends in a softmax, so the loss must not take logits: use fromLogits: false`
+          : `sparseCategoricalCrossentropy expects probabilities: end the model with activation "softmax", or use ` +
+              `losses.sparseCategoricalCrossentropy({ fromLogits: true })`,
+      );
+    }
+    this.#parameters.prepareTraining(optimizer.slots);
+    for (const plan of this.#evaluations.values()) this.#workspace.remove(plan.program);
+    this.#evaluations.clear();
+    this.#compiled?.trainer.dispose();
+    const trainer = new Trainer({
+      runtime: this.#runtime,
+      workspace: this.#workspace,
+      nodes: this.#nodes,
+      inputShape: this.inputShape,
+      parameters: this.#parameters,
+      loss,
+      optimizer: optimizer.start(),
+    });
+    this.#compiled = { loss, classes, accuracy: metrics.includes("accuracy"), trainer };
+  }
+
+  /**
+   * Trains. Everything is checked and planned before the first step.
+   *
+   * @param x samples one after the other, [samples, …inputShape].
+   * @param y a class number for each.
+   * @throws {StateError} before `compile`, while another call runs, or when a layer's state forbids training.
+   * @throws {ShapeError | ValueError} for data that do not fit; {@link NonFiniteError} from the step that met NaN or
+   * infinity, which then changed nothing.
+   */
+  async fit(x: Samples, y: Labels, options: FitOptions = {}): Promise<History> {
+    const compiled = this.#begin("fit", true);
+    const known = ["epochs", "batchSize", "shuffle", "validationData", "validationSplit", "callbacks", "signal"];
+    checkOptions("fit", options, known);
+    const { epochs = 1, shuffle = true, validationData, validationSplit = 0, callbacks = [], signal } = options;
+    checkInteger("fit: epochs", epochs, 1);
+    checkBoolean("fit: shuffle", shuffle);
+    checkNumber("fit: validationSplit", validationSplit, "in [0, 1)", (value) => value >= 0 && value < 1);
+    const total = countSamples("fit", x, this.inputShape);
+    checkLabels("fit", y, total, compiled.classes);
+    const samples = total - Math.floor(total * validationSplit);
+    const batchSize = Math.min(samples, checkInteger("fit: batchSize", options.batchSize ?? DEFAULT_BATCH, 1));
+    if (validationData !== undefined && validationSplit > 0) {
+      throw new ValueError("fit: give validationData or validationSplit, not both");
+    }
+    const validation = this.#validationSource(compiled, [x, y], samples, total, validationData);
+
+    compiled.trainer.prepare(batchSize);
+    if (samples % batchSize > 0) compiled.trainer.prepare(samples % batchSize);
+    if (validation !== null) this.#prepareEvaluation(compiled, validation.samples, batchSize);
+    this.#checkStillThere(x);
+    const random = shuffle ? this.#shuffle : null;
+    const source = new ArraySource({ x, y, end: samples, random });
+    return this.#locked("fit", () =>
+      runEpochs({
+        source,
+        epochs,
+        batchSize,
+        accuracy: compiled.accuracy,
+        callbacks,
+        signal,
+        step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels)),
+        validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
+        outside: (call) => this.#unlocked(call),
+      }),
+    );
+  }
+
+  /**
+   * One step on one batch; loss and accuracy are those before it. Errors as for `fit`.
+   */
+  async trainOnBatch(x: Samples, y: Labels): Promise<Figures> {
+    const compiled = this.#begin("trainOnBatch", true);
+    const count = countSamples("trainOnBatch", x, this.inputShape);
+    checkLabels("trainOnBatch", y, count, compiled.classes);
+    compiled.trainer.prepare(count);
+    this.#checkStillThere(x);
+    const means = new Means(compiled.accuracy);
+    const sums = compiled.trainer.step(count, (input, labels) => {
+      input.set(valuesOf(x));
+      labels.set(y);
+    });
+    means.add(sums, count);
+    return means.values;
+  }
+
+  /**
+   * Loss and metrics over samples, by the running statistics; changes nothing.
+   *
+   * @throws {StateError} before `compile` or while another call runs; {@link ShapeError}, {@link ValueError} for data.
+   */
+  async evaluate(x: Samples, y: Labels, options: { readonly batchSize?: number } = {}): Promise<Figures> {
+    const compiled = this.#begin("evaluate", true);
+    const batchSize = this.#batchSize("evaluate", options);
+    const count = countSamples("evaluate", x, this.inputShape);
+    checkLabels("evaluate", y, count, compiled.classes);
+    this.#prepareEvaluation(compiled, count, batchSize);
+    this.#checkStillThere(x);
+    const source = new ArraySource({ x, y, end: count });
+    return this.#locked("evaluate", () => this.#evaluate(compiled, source, batchSize));
+  }
+
+  /**
+   * The outputs for samples, by the running statistics; a copy. Needs no `compile`.
+   *
+   * @throws {StateError} while another call runs; {@link ShapeError}, {@link ValueError} for data.
+   */
+  async predict(x: Samples, options: { readonly batchSize?: number } = {}): Promise<Prediction> {
+    this.#begin("predict");
+    const batchSize = this.#batchSize("predict", options);
+    const count = countSamples("predict", x, this.inputShape);
+    this.#preparePrediction(count, batchSize);
+    this.#checkStillThere(x);
+    const breather = new Breather();
+    return this.#locked("predict", async () => {
+      const data = new Float32Array(count * sizeOf(this.outputShape));
+      for (const filled of this.#predictInto(data, x, batchSize)) if (filled < count) await breather.breathe();
+      return { shape: [count, ...this.outputShape], data };
+    });
+  }
+
+  /**
+   * A folded snapshot for serving, synchronous and on memory of its own.
+   *
+   * @param options.batchSize the most samples in a run. Default 32.
+   * @throws {MemoryLimitError} when there is no room.
+   */
+  predictor(options: { readonly batchSize?: number } = {}): Predictor {
+    this.#begin("predictor");
+    return new Predictor({
+      runtime: this.#runtime,
+      nodes: this.#nodes,
+      inputShape: this.inputShape,
+      parameters: this.#parameters,
+      batchSize: this.#batchSize("predictor", options),
+      check: () => this.#checkAlive("its predictor"),
+      unfolded: (x) => {
+        const count = x.length / sizeOf(this.inputShape);
+        this.#preparePrediction(count, DEFAULT_BATCH);
+        const data = new Float32Array(count * sizeOf(this.outputShape));
+        for (const _filled of this.#predictInto(data, x, DEFAULT_BATCH));
+        return data;
+      },
+    });
+  }
+
+  /** Copies of all weights, in Keras's order: layer by layer; gamma, beta, moving_mean, moving_variance; kernel, bias. */
+  getWeights(): Weight[] {
+    this.#checkAlive("getWeights");
+    return this.#parameters.list.map((parameter) => ({
+      name: parameter.path,
+      shape: [...parameter.spec.shape],
+      data: this.#parameters.view(parameter).slice(),
+    }));
+  }
+
+  /**
+   * Sets all weights, in the order of `getWeights`. Running statistics that are set count in full.
+   *
+   * @throws {ShapeError} for another number of weights or another shape, {@link NameError} for another name,
+   * {@link ValueError} for values that are not finite. Nothing has changed then.
+   */
+  setWeights(weights: readonly { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> }[]): void {
+    this.#begin("setWeights");
+    const { list } = this.#parameters;
+    if (!Array.isArray(weights) || weights.length !== list.length) {
+      const got = Array.isArray(weights) ? weights.length : formatValue(weights);
+      throw new ShapeError(`setWeights expects ${list.length} weights, as getWeights returns them, got ${got}`);
+    }
+    list.forEach((parameter, i) => checkWeight(parameter, weights[i]));
+    list.forEach((parameter, i) => this.#parameters.view(parameter).set(weights[i].data));
+    for (const layer of this.layers) if (layer instanceof BatchNormalization) layer.statisticsWereSet();
+  }
+
+  /** Prints the layers with their shapes and numbers of parameters, line by line. */
+  summary(print: (line: string) => void = console.log): void {
+    this.#checkAlive("summary");
+    for (const line of summarize(this.inputShape, this.#nodes, this.#parameters)) print(line);
+  }
+
+  /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */
+  toBytes(): Uint8Array {
+    this.#checkAlive("toBytes");
+    const config = {
+      inputShape: this.inputShape,
+      layers: this.layers.map((layer) => layer.getConfig()),
+      updates: Object.fromEntries(
+        this.layers.flatMap((layer) => (layer instanceof BatchNormalization ? [[layer.name, layer.updateCount]] : [])),
+      ),
+    };
+    return encodeSafetensors(this.getWeights(), {
+      format: "evenkeel",
+      version: FILE_VERSION,
+      config: JSON.stringify(config),
+    });
+  }
+
+  /** @internal Takes weights and update counts from a file. */
+  restore(tensors: ReturnType<typeof decodeSafetensors>["tensors"], updates: Record<string, unknown>): void {
+    const weights = this.#parameters.list.map((parameter) => {
+      const stored = tensors.get(parameter.path);
+      if (stored?.dtype !== "F32" || !sameShape(stored.shape, parameter.spec.shape)) {
+        const got = stored === undefined ? "none" : `${stored.dtype} ${formatShape(stored.shape)}`;
+        throw new FormatError(
+          `the model file has no tensor "${parameter.path}" of F32 ${formatShape(parameter.spec.shape)}, but ${got}`,
+        );
+      }
+      return { data: stored.data };
+    });
+    this.setWeights(weights);
+    for (const layer of this.layers) {
+      if (!(layer instanceof BatchNormalization)) continue;
+      const count = updates[layer.name] as { weight?: unknown; updates?: unknown } | undefined;
+      const { weight, updates: number } = count ?? {};
+      if (typeof weight !== "number" || !(weight >= 0 && weight <= 1) || !Number.isSafeInteger(number)) {
+        throw new FormatError(`the model file has no update count for "${layer.name}"`);
+      }
+      layer.updateCount = { weight, updates: number as number };
+    }
+  }
+
+  /** Frees the model's memory; a second call does nothing, any other throws a {@link StateError}. */
+  dispose(): void {
+    if (this.#disposed) return;
+    if (this.#busy !== null) throw new StateError(`the model is in ${this.#busy}; await it before dispose`);
+    this.#disposed = true;
+    this.#workspace.dispose();
+    this.#parameters.dispose();
+  }
+
+  #checkAlive(call: string): void {
+    if (this.#disposed) throw new StateError(`the model is disposed: ${call} is no longer possible; make a new one`);
+  }
+
+  #begin(call: string): void;
+  #begin(call: string, training: true): Compiled;
+  #begin(call: string, training = false): Compiled | null {
+    this.#checkAlive(call);
+    if (this.#busy !== null) {
+      throw new StateError(`the model is in ${this.#busy}: await it before ${call}, or call ${call} in a callback`);
+    }
+    if (training && this.#compiled === null) {
+      throw new StateError(`${call} needs a compiled model; call compile({ optimizer, loss }) before`);
+    }
+    return this.#compiled;
+  }
+
+  async #locked<T>(call: string, run: () => Promise<T>): Promise<T> {
+    const before = this.#busy;
+    this.#busy = call;
+    try {
+      return await run();
+    } finally {
+      this.#busy = before;
+    }
+  }
+
+  /** Callbacks may use the model: no step runs meanwhile. */
+  async #unlocked(run: () => Promise<void>): Promise<void> {
+    const before = this.#busy;
+    this.#busy = null;
+    try {
+      await run();
+    } finally {
+      this.#busy = before;
+    }
+    this.#checkAlive("going on");
+  }
+
+  #batchSize(call: string, options: { readonly batchSize?: number }): number {
+    checkOptions(call, options, ["batchSize"]);
+    return checkInteger(`${call}: batchSize`, options.batchSize ?? DEFAULT_BATCH, 1);
+  }
+
+  /** Planning may have grown the memory, which ends a view such as `tensor.data`. */
+  #checkStillThere(x: Samples): void {
+    if (x instanceof Float32Array && x.length === 0) {
+      throw new StateError("x was a view of a tensor that memory growth ended; give the Tensor itself, not its data");
+    }
+  }
+
+  #validationSource(
+    { classes }: Compiled,
+    [x, y]: readonly [Samples, Labels],
+    first: number,
+    end: number,
+    data: readonly [Samples, Labels] | undefined,
+  ): BatchSource | null {
+    if (data === undefined) return first === end ? null : new ArraySource({ x, y, first, end });
+    if (!Array.isArray(data) || data.length !== 2) {
+      throw new ValueError(`fit: validationData must be [x, y], got ${formatValue(data)}`);
+    }
+    const count = countSamples("fit: validationData", data[0], this.inputShape);
+    checkLabels("fit: validationData", data[1], count, classes);
+    return new ArraySource({ x: data[0], y: data[1], end: count });
+  }
+
+  #prepareEvaluation({ loss }: Compiled, samples: number, batchSize: number): void {
+    for (const batch of batchSizes(samples, batchSize)) {
+      if (this.#evaluations.has(batch)) continue;
+      const { inputShape } = this;
+      const plan = planEvaluation({ nodes: this.#nodes, inputShape, batch, parameters: this.#parameters, loss });
+      this.#keep(this.#evaluations, batch, plan);
+    }
+  }
+
+  async #evaluate(compiled: Compiled, source: BatchSource, batchSize: number): Promise<Figures> {
+    const { loss, accuracy } = compiled;
+    const runtime = this.#runtime;
+    const means = new Means(accuracy);
+    const breather = new Breather();
+    source.rewind();
+    this.#prepareEvaluation(compiled, source.samples, batchSize);
+    for (let done = 0; done < source.samples; ) {
+      const batch = Math.min(batchSize, source.samples - done);
+      const plan = this.#evaluations.get(batch) as EvaluationPlan;
+      const input = runtime.f32(plan.input.value, batch * sizeOf(this.inputShape));
+      source.next(input, runtime.i32(plan.labels.value, batch));
+      plan.program.run(runtime);
+      const sums: LossSum = loss.read(runtime, plan.lossSums);
+      means.add(sums, batch);
+      done += batch;
+      await breather.breathe();
+    }
+    return means.values;
+  }
+
+  #preparePrediction(samples: number, batchSize: number): void {
+    for (const batch of batchSizes(samples, batchSize)) {
+      if (this.#predictions.has(batch)) continue;
+      const variable = variablesOf(this.#parameters, false);
+      const plan = planPrediction({ nodes: this.#nodes, inputShape: this.inputShape, batch, variable });
+      this.#keep(this.#predictions, batch, plan);
+    }
+  }
+
+  /** Fills `data` batch by batch; yields how many samples are done. */
+  *#predictInto(data: Float32Array, x: Samples, batchSize: number): Generator<number> {
+    const runtime = this.#runtime;
+    const [inSize, outSize] = [sizeOf(this.inputShape), sizeOf(this.outputShape)];
+    const count = data.length / outSize;
+    for (let first = 0; first < count; first += batchSize) {
+      const batch = Math.min(batchSize, count - first);
+      const plan = this.#predictions.get(batch) as PredictionPlan;
+      runtime.f32(plan.input.value, batch * inSize).set(valuesOf(x).subarray(first * inSize, (first + batch) * inSize));
+      plan.program.run(runtime);
+      data.set(runtime.f32(plan.output.value, batch * outSize), first * outSize);
+      yield first + batch;
+    }
+  }
+
+  #keep<P extends { readonly program: Program }>(plans: Map<number, P>, batch: number, plan: P): void {
+    this.#workspace.add(plan.program);
+    plans.set(batch, plan);
+  }
+}
+
+makeDisposable(Model);
+
+/** The batch sizes that `samples` are worked off in: the full one, and that of a last, smaller batch. */
+function batchSizes(samples: number, batchSize: number): readonly number[] {
+  const full = Math.min(samples, batchSize);
+  const rest = samples % full;
+  return rest === 0 ? [full] : [full, rest];
+}
+
+function endsInSoftmax(nodes: readonly Node[]): boolean {
+  return nodes.at(-1)?.operation instanceof SoftmaxOperation;
+}
+
+function checkWeight(
+  { path, spec, size }: Parameter,
+  weight: { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> } | undefined,
+): void {
+  const { name, shape, data } = weight ?? {};
+  if (name !== undefined && name !== path) {
+    throw new NameError(`setWeights expects "${path}" here, got "${name}"; the order is that of getWeights`);
+  }
+  if (data === undefined || data.length !== size || (shape !== undefined && !sameShape(shape, spec.shape))) {
+    const got = shape === undefined ? `${data?.length ?? "no"} values` : formatShape(shape);
+    throw new ShapeError(`setWeights expects "${path}" as ${formatShape(spec.shape)}, got ${got}`);
+  }
+  for (let i = 0; i < size; i++) {
+    const value = data[i] as number;
+    if (!Number.isFinite(value)) throw new ValueError(`setWeights: "${path}" holds ${formatValue(value)} at ${i}`);
+    if (spec.name === "moving_variance" && value < 0) {
+      throw new ValueError(`setWeights: "${path}" holds a negative variance, ${value} at ${i}`);
+    }
+  }
+}

@@ -1,0 +1,222 @@
+import type { OptimizerRun } from "../optim/optimizer.js";
+import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
+import { type Constants, Program, type Region } from "../runtime/program.js";
+import { type Shape, sizeOf } from "../runtime/shape.js";
+import type { Node } from "./graph.js";
+import type { Emission, Layer, Staged, Trained, Variable } from "./layer.js";
+import { SoftmaxOperation } from "./layers/softmax.js";
+import type { SparseCategoricalCrossentropy } from "./losses.js";
+import type { Parameters } from "./parameters.js";
+
+/** Finds a layer's variable by name; null where there is none. */
+export type FindVariable = (layer: Layer, name: string) => Variable | null;
+
+/** A training step for one batch size. */
+export interface TrainingPlan {
+  readonly program: Program;
+  readonly input: Region;
+  /** i32, one a sample. */
+  readonly labels: Region;
+  readonly lossSums: Region;
+  /** f64: partial sums of the squared gradients. */
+  readonly gradientSquares: Region;
+  readonly staged: readonly { readonly layer: Layer; readonly statistics: Staged }[];
+  /** What runs before the check; then come running statistics and the optimizer. */
+  readonly backwardEnd: number;
+}
+
+/** Evaluation for one batch size: loss and correct predictions, by the running statistics. */
+export interface EvaluationPlan {
+  readonly program: Program;
+  readonly input: Region;
+  readonly labels: Region;
+  readonly lossSums: Region;
+}
+
+/** Prediction for one batch size, by the running statistics. */
+export interface PredictionPlan {
+  readonly program: Program;
+  readonly input: Region;
+  readonly output: Region;
+}
+
+/** The nodes that lead to the logits: a softmax at the end is the loss's. */
+export function logitNodes(nodes: readonly Node[]): readonly Node[] {
+  return nodes.at(-1)?.operation instanceof SoftmaxOperation ? nodes.slice(0, -1) : nodes;
+}
+
+/** The variables of a model for plans. Gradients exist for layers whose parameters are trained. */
+export function variablesOf(parameters: Parameters, training: boolean): FindVariable {
+  return (layer, name) => {
+    const parameter = parameters.list.find((p) => p.layer === layer && p.spec.name === name);
+    if (parameter === undefined) return null;
+    const trained = training && parameter.spec.trainable && layer.parametersTrained;
+    const gradient = trained ? parameters.gradientOf(parameter) : null;
+    return { spec: parameter.spec, value: parameter.value, gradient };
+  };
+}
+
+/** Plans a training step. @throws what the layers throw when they cannot train with this batch. */
+export function planTraining({
+  nodes: allNodes,
+  inputShape,
+  batch,
+  parameters,
+  loss,
+  optimizer,
+}: {
+  readonly nodes: readonly Node[];
+  readonly inputShape: Shape;
+  readonly batch: number;
+  readonly parameters: Parameters;
+  readonly loss: SparseCategoricalCrossentropy;
+  readonly optimizer: OptimizerRun;
+}): TrainingPlan {
+  const nodes = logitNodes(allNodes);
+  const program = new Program();
+  const find = variablesOf(parameters, true);
+  const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
+  const labels = program.workspace("labels", 4 * batch);
+  program.touch(input);
+  program.touch(labels);
+
+  // Forward. A node wants the gradient of its input when something before it learns.
+  const trained: Trained[] = [];
+  const learns: boolean[] = [];
+  for (const node of nodes) {
+    const emission = emissionFor(program, program.constants, node, batch, find);
+    trained.push(node.operation.emitTraining(emission, inputRegions(node, input, trained)));
+    learns.push(node.inputs.some((i) => learns[i]) || parameters.trains(node.layer));
+  }
+
+  const logits = trained.at(-1)?.y ?? input;
+  const classes = loss.classes(nodes.at(-1)?.outputShape ?? inputShape);
+  let gradient: Region | null = program.workspace("logit gradient", 4 * batch * classes);
+  const lossSums = loss.emit(program, gradient, logits, labels, batch, classes);
+
+  // Backward, down to the first node that learns.
+  for (let i = nodes.length - 1; i >= 0 && gradient !== null && learns[i]; i--) {
+    const [from = -1] = (nodes[i] as Node).inputs;
+    const [dx = null]: readonly (Region | null)[] = (trained[i] as Trained).backward(gradient, [learns[from] === true]);
+    gradient = dx;
+  }
+
+  const ranges = parameters.trainedRanges();
+  const chunks = ranges.map(({ length }) => elementChunks(length));
+  const gradientSquares = program.workspace("gradient squares", Math.max(8, 8 * sizeOf([chunks.reduce((a, b) => a + b, 0)])));
+  let used = 0;
+  ranges.forEach(({ gradients, length }, i) => {
+    const own = chunks[i] as number;
+    const partials = gradientSquares.part("gradient squares", 8 * used, 8 * own);
+    program.call("sum_squares", own, partials, gradients, length, ELEMENTS);
+    used += own;
+  });
+  const backwardEnd = program.length;
+
+  // What the check reads, and the statistics that wait, live until here.
+  const staged = trained.flatMap(({ staged: statistics }, i) =>
+    statistics === undefined ? [] : [{ layer: (nodes[i] as Node).layer, statistics }],
+  );
+  for (const region of [lossSums, gradientSquares, ...staged.map(({ statistics }) => statistics.notFinite)]) {
+    program.touch(region);
+  }
+  for (const { statistics } of staged) statistics.emitCommit();
+  for (const range of ranges) optimizer.emit(program, range);
+  return { program, input, labels, lossSums, gradientSquares, staged, backwardEnd };
+}
+
+/** Plans an evaluation step. */
+export function planEvaluation({
+  nodes: allNodes,
+  inputShape,
+  batch,
+  parameters,
+  loss,
+}: {
+  readonly nodes: readonly Node[];
+  readonly inputShape: Shape;
+  readonly batch: number;
+  readonly parameters: Parameters;
+  readonly loss: SparseCategoricalCrossentropy;
+}): EvaluationPlan {
+  const nodes = logitNodes(allNodes);
+  const program = new Program();
+  const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
+  const labels = program.workspace("labels", 4 * batch);
+  program.touch(input);
+  program.touch(labels);
+  const logits = emitInference(program, program.constants, nodes, input, batch, variablesOf(parameters, false));
+  const classes = loss.classes(nodes.at(-1)?.outputShape ?? inputShape);
+  const unused = program.workspace("logit gradient", 4 * batch * classes);
+  const lossSums = loss.emit(program, unused, logits, labels, batch, classes);
+  program.touch(lossSums);
+  return { program, input, labels, lossSums };
+}
+
+/** Plans a prediction, for the model itself or, with constants of its own, for a predictor. */
+export function planPrediction({
+  nodes,
+  inputShape,
+  batch,
+  variable,
+  constants,
+}: {
+  readonly nodes: readonly Node[];
+  readonly inputShape: Shape;
+  readonly batch: number;
+  readonly variable: FindVariable;
+  readonly constants?: Constants;
+}): PredictionPlan {
+  const program = new Program();
+  const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
+  program.touch(input);
+  const output = emitInference(program, constants ?? program.constants, nodes, input, batch, variable);
+  program.touch(output);
+  return { program, input, output };
+}
+
+function emitInference(
+  program: Program,
+  constants: Constants,
+  nodes: readonly Node[],
+  input: Region,
+  batch: number,
+  find: FindVariable,
+): Region {
+  const outputs: { readonly y: Region }[] = [];
+  for (const node of nodes) {
+    const emission = emissionFor(program, constants, node, batch, find);
+    outputs.push({ y: node.operation.emitInference(emission, inputRegions(node, input, outputs)) });
+  }
+  return outputs.at(-1)?.y ?? input;
+}
+
+function inputRegions({ inputs }: Node, input: Region, outputs: readonly { readonly y: Region }[]): Region[] {
+  return inputs.map((i) => outputs[i]?.y ?? input);
+}
+
+function emissionFor(
+  program: Program,
+  constants: Constants,
+  node: Node,
+  batch: number,
+  find: FindVariable,
+): Emission {
+  const { name } = node.layer;
+  return {
+    program,
+    constants,
+    batch,
+    name,
+    inputShapes: node.inputShapes,
+    outputShape: node.outputShape,
+    outputSize: batch * sizeOf(node.outputShape),
+    variable: (variable) => {
+      const found = find(node.layer, variable);
+      if (found === null) throw new Error(`internal error: ${name} has no variable ${variable}`);
+      return found;
+    },
+    optional: (variable) => find(node.layer, variable),
+    values: (label, length) => program.workspace(`${name}/${label}`, 4 * length),
+  };
+}

@@ -1,0 +1,188 @@
+import type { KernelArguments, Kernels } from "./kernels.js";
+import type { Runtime } from "./runtime.js";
+import { ceilDiv } from "./shape.js";
+
+/** A number that is set anew before a program runs: a learning rate, a count. */
+export class Scalar {
+  value: number;
+
+  constructor(value: number) {
+    this.value = value;
+  }
+}
+
+/**
+ * Bytes that kernels read and write. Those of a program's workspace get their address when the program is placed;
+ * others have one from the start.
+ */
+export class Region {
+  readonly label: string;
+  readonly bytes: number;
+  /** The region that this one is a part of. */
+  readonly whole: Region | null;
+  #base: number;
+
+  private constructor(label: string, bytes: number, base: number, whole: Region | null) {
+    this.label = label;
+    this.bytes = bytes;
+    this.whole = whole;
+    this.#base = base;
+  }
+
+  /** A region at a fixed address. */
+  static at(label: string, address: number, bytes: number): Region {
+    return new Region(label, bytes, address, null);
+  }
+
+  /** A region whose address is not known yet. */
+  static unplaced(label: string, bytes: number): Region {
+    return new Region(label, bytes, Number.NaN, null);
+  }
+
+  /** The bytes from `offset` on; moves with the whole. */
+  part(label: string, offset: number, bytes: number): Region {
+    if (offset + bytes > this.bytes) throw new RangeError(`internal error: ${label} is not inside ${this.label}`);
+    return new Region(label, bytes, offset, this);
+  }
+
+  /** The byte address: NaN before placement. */
+  get value(): number {
+    return this.whole === null ? this.#base : this.whole.value + this.#base;
+  }
+
+  /** Places a region that is not a part. */
+  moveTo(address: number): void {
+    if (this.whole !== null) throw new Error(`internal error: ${this.label} is a part`);
+    this.#base = address;
+  }
+}
+
+/** A number, or something that has one when the call is made. */
+export type Argument = number | Region | Scalar;
+
+/** Where work goes that depends on variables alone, not on the data: in a predictor it is done once, elsewhere in place. */
+export interface Constants {
+  readonly program: Program;
+  /** A region for what that work leaves. */
+  region(label: string, bytes: number): Region;
+}
+
+interface Call {
+  readonly kernel: keyof Kernels;
+  readonly chunks: number;
+  readonly args: readonly Argument[];
+  /** The numbers of `args`, renewed at every run. */
+  readonly values: number[];
+}
+
+interface Lifetime {
+  readonly region: Region;
+  first: number;
+  last: number;
+  offset: number;
+}
+
+// Blocks start on cache lines, as in the arena.
+const ALIGNMENT = 64;
+
+/**
+ * A list of kernel calls over regions. Emitting knows no addresses: a workspace region lives from the first to the last
+ * call that names it, and regions whose lives do not meet share bytes.
+ */
+export class Program {
+  readonly #calls: Call[] = [];
+  readonly #lifetimes = new Map<Region, Lifetime>();
+
+  /** A region of this program's workspace. */
+  workspace(label: string, bytes: number): Region {
+    const region = Region.unplaced(label, bytes);
+    this.#lifetimes.set(region, { region, first: Number.POSITIVE_INFINITY, last: -1, offset: 0 });
+    return region;
+  }
+
+  /** This program as a place for {@link Constants}: they are computed with each run. */
+  get constants(): Constants {
+    return { program: this, region: (label, bytes) => this.workspace(label, bytes) };
+  }
+
+  /** Appends a call over all chunks of a kernel. */
+  call<K extends keyof Kernels>(
+    kernel: K,
+    chunks: number,
+    ...args: { [I in keyof KernelArguments<K>]: Argument }
+  ): void {
+    const list: readonly Argument[] = args;
+    for (const arg of list) if (arg instanceof Region) this.touch(arg);
+    this.#calls.push({ kernel, chunks, args: list, values: list.map(() => 0) });
+  }
+
+  /** Says that the region is read or written from outside at this point. */
+  touch(region: Region): void {
+    let whole = region;
+    while (whole.whole !== null) whole = whole.whole;
+    const life = this.#lifetimes.get(whole);
+    if (life === undefined) return;
+    life.first = Math.min(life.first, this.#calls.length);
+    life.last = this.#calls.length;
+  }
+
+  /** The number of calls so far: a position for {@link run}. */
+  get length(): number {
+    return this.#calls.length;
+  }
+
+  /**
+   * Gives every workspace region its offset; returns the bytes of the workspace. Larger regions first, each at the
+   * lowest offset where nothing that lives at the same time is in the way.
+   */
+  place(): number {
+    const alive = [...this.#lifetimes.values()].filter((life) => life.last >= 0);
+    alive.sort((a, b) => b.region.bytes - a.region.bytes || a.first - b.first);
+    const placed: Lifetime[] = [];
+    let total = 0;
+    for (const life of alive) {
+      const contemporaries = placed
+        .filter((other) => other.first <= life.last && life.first <= other.last)
+        .sort((a, b) => a.offset - b.offset);
+      const size = alignedBytes(life);
+      let offset = 0;
+      for (const other of contemporaries) {
+        if (offset + size <= other.offset) break;
+        offset = Math.max(offset, other.offset + alignedBytes(other));
+      }
+      life.offset = offset;
+      placed.push(life);
+      total = Math.max(total, offset + size);
+    }
+    return total;
+  }
+
+  /** Moves the workspace to an address. */
+  moveTo(address: number): void {
+    for (const life of this.#lifetimes.values()) life.region.moveTo(address + life.offset);
+  }
+
+  /** Runs the calls `from` up to, without, `to`. */
+  run(runtime: Runtime, from = 0, to = this.#calls.length): void {
+    for (let i = from; i < to; i++) {
+      const { kernel, chunks, args, values } = this.#calls[i] as Call;
+      for (let k = 0; k < args.length; k++) {
+        const arg = args[k] as Argument;
+        values[k] = typeof arg === "number" ? arg : arg.value;
+      }
+      runtime.run(kernel, chunks, ...(values as KernelArguments<typeof kernel>));
+    }
+  }
+
+  /** Kernel, labels and numbers of each call, for tests and for reading. */
+  listing(): string[] {
+    return this.#calls.map(({ kernel, chunks, args }) => {
+      const names = args.map((arg) => (arg instanceof Region ? arg.label : arg instanceof Scalar ? "scalar" : arg));
+      return `${kernel}(${names.join(", ")}) × ${chunks}`;
+    });
+  }
+}
+
+function alignedBytes(life: Lifetime): number {
+  return ceilDiv(life.region.bytes, ALIGNMENT) * ALIGNMENT;
+}

@@ -1,0 +1,47 @@
+import type { Program } from "./program.js";
+import type { Runtime } from "./runtime.js";
+
+/** One block of the arena that several programs use in turn: as large as the largest needs. */
+export class Workspace {
+  readonly #runtime: Runtime;
+  readonly #programs = new Set<Program>();
+  #block: { readonly address: number; readonly bytes: number } | null = null;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /** Bytes of the block. */
+  get bytes(): number {
+    return this.#block?.bytes ?? 0;
+  }
+
+  /**
+   * Places a program in the block, which may be replaced by a larger one: what programs left in it is lost then.
+   *
+   * @throws {MemoryLimitError} when there is no room; nothing has changed then.
+   */
+  add(program: Program): void {
+    const bytes = program.place();
+    if (this.#block === null || this.#block.bytes < bytes) {
+      const address = this.#runtime.arena.allocate(bytes);
+      if (this.#block !== null) this.#runtime.arena.free(this.#block.address);
+      this.#block = { address, bytes };
+      for (const other of this.#programs) other.moveTo(address);
+    }
+    this.#programs.add(program);
+    program.moveTo(this.#block.address);
+  }
+
+  /** Forgets a program that will not run again; the block stays. */
+  remove(program: Program): void {
+    this.#programs.delete(program);
+  }
+
+  /** Frees the block. */
+  dispose(): void {
+    if (this.#block !== null && !this.#runtime.disposed) this.#runtime.arena.free(this.#block.address);
+    this.#block = null;
+    this.#programs.clear();
+  }
+}
