@@ -1,0 +1,152 @@
+// The Rust crate as WebAssembly: wasm-pack (cargo, wasm-bindgen), then wasm-opt. Makes ts/wasm/evenkeel.d.ts and
+// ts/wasm/evenkeel_bg.wasm; with --selftest the same crate with its test cases, in target/selftest/.
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { delimiter, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { main, must, run, Stop, say } from "./process.mjs";
+import { detect, root, toolFolder, tools } from "./toolchain.mjs";
+
+/**
+ * One line a binary. `targetFeatures` are added to what rustc turns on for wasm32 anyway.
+ * @typedef {{ name: string, targetFeatures: string, cargoFeatures: string[], folder: string }} Variant
+ */
+
+/** @type {Record<"library" | "selftest", Variant>} */
+const variants = {
+  library: { name: "simd128", targetFeatures: "+simd128", cargoFeatures: [], folder: "ts/wasm" },
+  selftest: { name: "selftest", targetFeatures: "+simd128", cargoFeatures: ["selftest"], folder: "target/selftest" },
+};
+
+const products = ["evenkeel.d.ts", "evenkeel_bg.wasm"];
+
+// What rustc 1.96 turns on for wasm32, and SIMD. Named, so that wasm-opt emits nothing that Node 20 or the oldest
+// supported browser would refuse.
+const wasmOptions = [
+  "-O3",
+  "--enable-simd",
+  "--enable-bulk-memory",
+  "--enable-bulk-memory-opt",
+  "--enable-mutable-globals",
+  "--enable-multivalue",
+  "--enable-nontrapping-float-to-int",
+  "--enable-reference-types",
+  "--enable-sign-ext",
+  "--strip-producers",
+  "--strip-target-features",
+];
+
+/**
+ * @param {keyof typeof variants} [which]
+ * @returns {Promise<{ warnings: number }>} of rustc
+ */
+export async function buildWasm(which = "library") {
+  const { wasm, missingTools } = detect();
+  if (!wasm || missingTools.length > 0) throw new Stop("Tools are missing; run: npm run setup");
+  const variant = variants[which];
+  const folder = join(root, variant.folder);
+  const record = join(root, "target", "wasm", `${variant.name}.json`);
+  const inputs = digest([
+    ...[variant, wasmOptions, tools, wasm.route, wasm.rust.identity].map((value) => JSON.stringify(value)),
+    ...sources().map((file) => `${file}\n${readFileSync(join(root, file), "utf8")}`),
+  ]);
+
+  const last = readJson(record);
+  if (last?.inputs === inputs && last.outputs === outputsOf(folder)) {
+    say(`wasm (${variant.name}): up to date`);
+    return { warnings: last.warnings };
+  }
+
+  const started = performance.now();
+  // Gone until the new ones are whole: an interrupted build must not look like a finished one.
+  rmSync(record, { force: true });
+  const packed = join(root, "target", "wasm", variant.name);
+  say(`wasm (${variant.name}): wasm-pack build`);
+  const { code, output } = await run(
+    join(toolFolder(tools[1]), "bin", "wasm-pack"),
+    [
+      ...["--log-level", "error", "build", "crate"],
+      ...["--target", "web", "--mode", "no-install", "--no-opt", "--no-pack", "--release"],
+      ...["--out-dir", packed, "--out-name", "evenkeel"],
+      "--",
+      "--locked",
+      ...wasm.cargoArguments,
+      ...(variant.cargoFeatures.length > 0 ? ["--features", variant.cargoFeatures.join(",")] : []),
+    ],
+    {
+      collect: true,
+      env: {
+        ...wasm.env,
+        PATH: [...tools.map((tool) => join(toolFolder(tool), "bin")), wasm.env.PATH].join(delimiter),
+        RUSTFLAGS: `-C target-feature=${variant.targetFeatures}`,
+        CARGO_ENCODED_RUSTFLAGS: undefined,
+      },
+    },
+  );
+  if (code !== 0) throw new Stop("The crate does not build for wasm32; the reason is above.", code);
+
+  mkdirSync(folder, { recursive: true });
+  copyFileSync(join(packed, "evenkeel.d.ts"), join(packed, "evenkeel.d.ts.new"));
+  await must(process.execPath, [
+    join(root, "node_modules", "binaryen", "bin", "wasm-opt"),
+    ...wasmOptions,
+    join(packed, "evenkeel_bg.wasm"),
+    ...["-o", join(packed, "evenkeel_bg.wasm.new")],
+  ]);
+  for (const product of products) renameSync(join(packed, `${product}.new`), join(folder, product));
+
+  // cargo repeats the warnings of a crate that it did not have to build again, so the count is always of all of it.
+  const warnings = output.match(/^warning: (?!.*generated \d+ warnings?)/gm)?.length ?? 0;
+  writeFileSync(record, JSON.stringify({ inputs, outputs: outputsOf(folder), warnings }));
+  const bytes = statSync(join(folder, "evenkeel_bg.wasm")).size;
+  say(`wasm (${variant.name}): ${bytes} bytes in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  return { warnings };
+}
+
+/** Every file that cargo reads, and this one. */
+function sources() {
+  const crate = readdirSync(join(root, "crate"), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(root.length));
+  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", ...crate.sort()];
+}
+
+/** @param {string} folder */
+function outputsOf(folder) {
+  try {
+    return digest(products.map((product) => readFileSync(join(folder, product))));
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {(string | Uint8Array)[]} parts */
+function digest(parts) {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part).update("\0");
+  return hash.digest("hex");
+}
+
+/** @param {string} file @returns {{ inputs: string, outputs: string, warnings: number } | undefined} */
+function readJson(file) {
+  try {
+    return JSON.parse(readFileSync(file, "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await main(async () => {
+    await buildWasm(process.argv.includes("--selftest") ? "selftest" : "library");
+  });
+}

@@ -1,0 +1,96 @@
+// The package: dist/index.js, dist/node.js and dist/cli.js, with the declarations in dist/types.
+import { chmodSync, copyFileSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { dirname, join, relative, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build as esbuild } from "esbuild";
+import { buildWasm } from "./build-wasm.mjs";
+import { main, must, Stop, say } from "./process.mjs";
+import { root } from "./toolchain.mjs";
+
+/**
+ * The bundles, and what each may contain besides packages. A class must exist once, whoever imports it, so node.js and
+ * cli.js take what is not theirs from another bundle; functions without state may be in two.
+ * @type {Record<string, { entry: string, platform: "neutral" | "node", contains: string[] }>}
+ */
+const bundles = {
+  index: { entry: "ts/index.ts", platform: "neutral", contains: ["ts/"] },
+  node: { entry: "ts/node/index.ts", platform: "node", contains: ["ts/node/", "ts/data/", "ts/formats/"] },
+  cli: { entry: "ts/cli/main.ts", platform: "node", contains: ["ts/cli/"] },
+};
+
+/** @type {Record<string, string>} */
+const owners = { "ts/index.ts": "index", "ts/runtime/errors.ts": "index", "ts/node/index.ts": "node" };
+
+/** Leaves modules to the bundle that owns them. @param {string} name @returns {import("esbuild").Plugin} */
+function ownership(name) {
+  return {
+    name: "ownership",
+    setup(build) {
+      build.onResolve({ filter: /^\.\.?\// }, ({ path, resolveDir, kind }) => {
+        if (kind === "entry-point" || name === "index") return undefined;
+        const owner = owners[slashes(relative(root, join(resolveDir, path))).replace(/\.js$/, ".ts")];
+        return owner && owner !== name ? { path: `./${owner}.js`, external: true } : undefined;
+      });
+    },
+  };
+}
+
+/** @param {string} path */
+function slashes(path) {
+  return path.split(sep).join("/");
+}
+
+export async function build() {
+  await buildWasm();
+  const started = performance.now();
+  // Built aside and then swapped in: a build that fails or is interrupted leaves the last one whole.
+  const out = join(root, "target", "dist");
+  rmSync(out, { recursive: true, force: true });
+  await Promise.all([...Object.keys(bundles).map((name) => bundle(name, out)), declarations(join(out, "types"))]);
+  rmSync(join(root, "dist"), { recursive: true, force: true });
+  renameSync(out, join(root, "dist"));
+  say(`dist: ${Object.keys(bundles).join(", ")}, types in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+}
+
+/** @param {string} name @param {string} out */
+async function bundle(name, out) {
+  const { entry, platform, contains } = bundles[name];
+  const outfile = join(out, `${name}.js`);
+  const { metafile } = await esbuild({
+    entryPoints: [join(root, entry)],
+    absWorkingDir: root,
+    outfile,
+    bundle: true,
+    format: "esm",
+    target: "es2022",
+    platform,
+    // The WebAssembly travels inside the file: nothing to serve beside it, nothing to configure.
+    loader: { ".wasm": "binary" },
+    legalComments: "none",
+    metafile: true,
+    logLevel: "warning",
+    plugins: [ownership(name)],
+  }).catch(() => {
+    throw new Stop(`${entry} cannot be bundled; the reason is above.`);
+  });
+  const strays = Object.keys(metafile.inputs).filter(
+    (file) => file.startsWith("ts/") && !contains.some((folder) => file.startsWith(folder)),
+  );
+  if (strays.length > 0) {
+    throw new Stop(`${entry} must not contain ${strays.join(", ")}: import what it needs from ts/index.ts`);
+  }
+  if (name === "cli") chmodSync(outfile, 0o755);
+}
+
+/** @param {string} out */
+async function declarations(out) {
+  const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
+  // Without the type check, which `npm test` makes over everything: a build only has to emit.
+  await must(process.execPath, [tsc, "-p", "tsconfig.build.json", "--noCheck", "--outDir", out]);
+  // tsc copies no declarations; those of the kernels are input to it.
+  const kernels = join(out, "wasm", "evenkeel.d.ts");
+  mkdirSync(dirname(kernels), { recursive: true });
+  copyFileSync(join(root, "ts", "wasm", "evenkeel.d.ts"), kernels);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(build);
