@@ -106,7 +106,7 @@ fn vectors(channels: usize, mut visit: impl FnMut(usize, usize)) {
 #[inline(always)]
 fn larger(a: F32x4, b: F32x4) -> F32x4 {
     // Keeps a unless b is larger or NaN; a NaN in a is larger than nothing and smaller than nothing, so it stays.
-    b.equal(b).and(a.less(b).not()).select(a, b)
+    b.equal(b).and(!a.less(b)).select(a, b)
 }
 
 /// For the images that x and y hold.

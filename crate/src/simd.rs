@@ -3,7 +3,7 @@
 //! Both bodies perform the same IEEE operations in the same order: the same bits (NaN payloads apart).
 //! There is no fused multiply-add: simd128 has none, and relaxed SIMD is another build with its own tolerance.
 
-use core::ops::{Add, Div, Mul, Neg, Sub};
+use core::ops::{Add, Div, Mul, Neg, Not, Sub};
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod body {
@@ -180,9 +180,8 @@ mod body {
         pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
             F32x4(v128_bitselect(yes.0, no.0, self.0))
         }
-        /// Lane-wise not.
         #[inline(always)]
-        pub fn not(self) -> Self {
+        pub(super) fn not_(self) -> Self {
             Self(v128_not(self.0))
         }
         /// Lane-wise and.
@@ -359,9 +358,8 @@ mod body {
         pub fn select(self, yes: F32x4, no: F32x4) -> F32x4 {
             F32x4(from_fn(|i| if self.0[i] { yes.0[i] } else { no.0[i] }))
         }
-        /// Lane-wise not.
         #[inline(always)]
-        pub fn not(self) -> Self {
+        pub(super) fn not_(self) -> Self {
             Self(self.0.map(|v| !v))
         }
         /// Lane-wise and.
@@ -414,6 +412,14 @@ operator!(Add, add, add_);
 operator!(Sub, sub, sub_);
 operator!(Mul, mul, mul_);
 operator!(Div, div, div_);
+
+impl Not for Mask {
+    type Output = Self;
+    #[inline(always)]
+    fn not(self) -> Self {
+        self.not_()
+    }
+}
 
 impl Neg for F32x4 {
     type Output = Self;
