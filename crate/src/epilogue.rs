@@ -1,10 +1,8 @@
 //! What a matrix kernel does to a finished sum before it is stored: activations that are clamps stay in registers, the
 //! others run over the finished block while it is in cache.
 
-use crate::activation::Activation;
-use crate::reduce::update;
+use crate::activation::{self, kind};
 use crate::simd::F32x4;
-use crate::with_activation;
 
 /// An activation by the numbers that cross the border: see [`crate::activation`] for the kinds.
 #[derive(Clone, Copy)]
@@ -19,15 +17,15 @@ pub struct Fused {
 
 impl Fused {
     /// f(z) = z.
-    pub const LINEAR: Self = Self { kind: 0, p0: 0.0, p1: 0.0 };
+    pub const LINEAR: Self = Self { kind: kind::LINEAR, p0: 0.0, p1: 0.0 };
 
     /// (f as a clamp, whether that is all of f).
     fn split(self) -> (Clamp, bool) {
         let (low, high) = (f32::NEG_INFINITY, f32::INFINITY);
         match self.kind {
-            0 => (Clamp::new(low, high), true),
-            1 => (Clamp::new(0.0, high), true),
-            2 => (Clamp::new(self.p0, self.p1), true),
+            kind::LINEAR => (Clamp::new(low, high), true),
+            kind::RELU => (Clamp::new(0.0, high), true),
+            kind::CLIP => (Clamp::new(self.p0, self.p1), true),
             _ => (Clamp::new(low, high), false),
         }
     }
@@ -40,7 +38,7 @@ impl Fused {
     /// y\[i\] = f(y\[i\]), for an f that is no clamp.
     pub fn finish(self, y: &mut [f32]) {
         if !self.split().1 {
-            with_activation!(self.kind, self.p0, self.p1, |f| update(y, [], |y, []| f.value(y)));
+            activation::apply(y, self.kind, self.p0, self.p1);
         }
     }
 }

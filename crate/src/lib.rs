@@ -25,6 +25,7 @@ pub mod batchnorm;
 pub mod conv;
 pub mod epilogue;
 pub mod gemm;
+pub mod math;
 #[cfg(any(test, feature = "selftest"))]
 pub mod oracle;
 pub mod pool;

@@ -1,6 +1,7 @@
 //! Every kernel again: slowly, in f64, straight from the formula, sharing no code with the kernels (tests only).
 //! Images are NHWC, as everywhere.
 
+use crate::activation::kind;
 use crate::conv::Geometry;
 use crate::pool::Pool;
 
@@ -169,4 +170,63 @@ pub fn matrix_product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
 /// The transpose of a matrix of rows of `columns` values.
 pub fn transpose(a: &[f64], columns: usize) -> Vec<f64> {
     (0..columns).flat_map(|c| a.iter().skip(c).step_by(columns).copied()).collect()
+}
+
+/// Φ(z) of the standard normal distribution: about zero by its series, in the tails by its continued fraction.
+pub fn normal_cdf(z: f64) -> f64 {
+    let density = (-z * z / 2.0).exp() / (2.0 * core::f64::consts::PI).sqrt();
+    if z.abs() < 3.0 {
+        // ½ + φ(z)·(z + z³/3 + z⁵/(3·5) + …)
+        let (mut term, mut sum) = (z, z);
+        for i in 1..100 {
+            term *= z * z / f64::from(2 * i + 1);
+            sum += term;
+        }
+        0.5 + density * sum
+    } else {
+        // Φ(−t) = φ(t)/(t + 1/(t + 2/(t + 3/(t + …))))
+        let t = z.abs();
+        let fraction = (1..200).rev().fold(t, |rest, i| t + f64::from(i) / rest);
+        let tail = density / fraction;
+        if z < 0.0 { tail } else { 1.0 - tail }
+    }
+}
+
+/// f(z) and f′(z) of the activation of a kind.
+pub fn activation(kind: u32, p0: f32, p1: f32, z: f64) -> (f64, f64) {
+    let (p0, p1) = (f64::from(p0), f64::from(p1));
+    let clip = |low: f64, high: f64| (z.max(low).min(high), f64::from(u8::from(low < z && z < high)));
+    let sigmoid = 1.0 / (1.0 + (-z).exp());
+    let sigmoid_slope = sigmoid / (1.0 + z.exp());
+    match kind {
+        kind::LINEAR => (z, 1.0),
+        kind::RELU => clip(0.0, f64::INFINITY),
+        kind::CLIP => clip(p0, p1),
+        kind::LEAKY_RELU => {
+            if z > 0.0 {
+                (z, 1.0)
+            } else {
+                (p0 * z, p0)
+            }
+        }
+        kind::HARD_SIGMOID => {
+            let (y, slope) = clip(-3.0, 3.0);
+            ((y + 3.0) / 6.0, slope / 6.0)
+        }
+        kind::TANH => (z.tanh(), 1.0 / z.cosh() / z.cosh()),
+        kind::SIGMOID => (sigmoid, sigmoid_slope),
+        kind::SILU => (z * sigmoid, sigmoid + z * sigmoid_slope),
+        kind::GELU => {
+            let density = (-z * z / 2.0).exp() / (2.0 * core::f64::consts::PI).sqrt();
+            (z * normal_cdf(z), normal_cdf(z) + z * density)
+        }
+        kind::ELU => {
+            if z > 0.0 {
+                (z, 1.0)
+            } else {
+                (p0 * z.exp_m1(), p0 * z.exp())
+            }
+        }
+        kind => panic!("no activation has the kind {kind}"),
+    }
 }

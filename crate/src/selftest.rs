@@ -82,10 +82,14 @@ impl Check {
 
 /// Every case of every kernel.
 pub fn cases() -> Vec<&'static Case> {
-    [crate::batchnorm::cases::CASES, crate::conv::cases::CASES, crate::gemm::cases::CASES, crate::pool::cases::CASES]
-        .into_iter()
-        .flatten()
-        .collect()
+    let families = [
+        crate::activation::cases::CASES,
+        crate::batchnorm::cases::CASES,
+        crate::conv::cases::CASES,
+        crate::gemm::cases::CASES,
+        crate::pool::cases::CASES,
+    ];
+    families.into_iter().flatten().collect()
 }
 
 /// Seeded numbers for tests: SplitMix64 (Steele, Lea, Flood 2014).
