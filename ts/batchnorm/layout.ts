@@ -63,7 +63,19 @@ export function partition({ outer, channels, inner }: Axes): Partition {
   const unit = Math.min(outer, Math.max(LEAST_ROWS, Math.floor(PART / channels)));
   const outerParts = ceilDiv(outer, unit);
   const last = outer - (outerParts - 1) * unit;
-  return { kind: "rows", count, channels, inner, outer, unit, last, outerParts, pieces: 1, chunk: 1, chunks: outerParts };
+  return {
+    kind: "rows",
+    count,
+    channels,
+    inner,
+    outer,
+    unit,
+    last,
+    outerParts,
+    pieces: 1,
+    chunk: 1,
+    chunks: outerParts,
+  };
 }
 
 function runs(count: number, { outer, channels, inner }: Axes): Partition {

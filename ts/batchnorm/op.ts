@@ -8,7 +8,13 @@ import { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { BatchNormCore, type BatchNormRegions } from "./core.js";
 import { type Partition, partition, splitAxes } from "./layout.js";
-import { activationOf, type BatchNormConfig, type BatchNormOptions, batchNormConfig, checkFeatures } from "./options.js";
+import {
+  activationOf,
+  type BatchNormConfig,
+  type BatchNormOptions,
+  batchNormConfig,
+  checkFeatures,
+} from "./options.js";
 import { RunningRule } from "./running.js";
 import { type BatchNormState, requireGradients, ruleOf, type StateRule } from "./states.js";
 
@@ -187,7 +193,9 @@ export class BatchNorm {
       }
       for (const value of Array.from(values)) {
         if (!Number.isFinite(value) || value < least) {
-          throw new ValueError(`${this.#what}: ${what} must be finite${least === 0 ? " and not negative" : ""}, got ${formatValue(value)}`);
+          throw new ValueError(
+            `${this.#what}: ${what} must be finite${least === 0 ? " and not negative" : ""}, got ${formatValue(value)}`,
+          );
         }
       }
     }
@@ -247,7 +255,9 @@ export class BatchNorm {
     const { plan, x } = this.#pending;
     if (!(dy instanceof Tensor) || !sameShape(dy.shape, plan.shape)) {
       const got = dy instanceof Tensor ? formatShape(dy.shape) : formatValue(dy);
-      throw new ShapeError(`${this.#what}: backward expects a gradient of shape ${formatShape(plan.shape)}, got ${got}`);
+      throw new ShapeError(
+        `${this.#what}: backward expects a gradient of shape ${formatShape(plan.shape)}, got ${got}`,
+      );
     }
     if (x.disposed) {
       throw new StateError(`${this.#what}: the input of the last forward was disposed; dispose it after backward`);

@@ -1,6 +1,6 @@
 import type { BatchSource } from "../data/source.js";
-import type { LossSum } from "./losses.js";
 import { Breather } from "./breather.js";
+import type { LossSum } from "./losses.js";
 
 /** Figures of an epoch. */
 export interface EpochLogs {

@@ -1,4 +1,4 @@
-import { type Constants, Region } from "../runtime/program.js";
+import type { Constants, Region } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Node } from "./graph.js";
 import type { Layer, Variable } from "./layer.js";
@@ -134,7 +134,17 @@ function emitFold(
     const inputs = size / outputs / taps;
     program.call("bn_fold_before", 1, foldedKernel, foldedBias, ...from, ...statistics, taps, inputs, outputs, epsilon);
   } else {
-    program.call("bn_fold_after", 1, foldedKernel, foldedBias, ...from, ...statistics, size / outputs, outputs, epsilon);
+    program.call(
+      "bn_fold_after",
+      1,
+      foldedKernel,
+      foldedBias,
+      ...from,
+      ...statistics,
+      size / outputs,
+      outputs,
+      epsilon,
+    );
   }
   const biasSpec = bias?.spec ?? { name: "bias", shape: [outputs], initializer: "zeros", trainable: true };
   return [

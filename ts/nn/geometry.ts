@@ -6,11 +6,7 @@ import { ceilDiv, formatShape, type Shape } from "../runtime/shape.js";
 export type Pair = number | readonly [number, number];
 
 /** "valid": none; "same": as TensorFlow; a number: on all four sides; or [[top, bottom], [left, right]]. */
-export type Padding =
-  | "valid"
-  | "same"
-  | number
-  | readonly [readonly [number, number], readonly [number, number]];
+export type Padding = "valid" | "same" | number | readonly [readonly [number, number], readonly [number, number]];
 
 /** A window over an image [height, width, channels], with every size and pad explicit. */
 export interface Window {

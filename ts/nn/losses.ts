@@ -1,5 +1,5 @@
-import { rowsPerChunk } from "../runtime/chunks.js";
 import { checkBoolean, checkOptions, oneOf } from "../runtime/check.js";
+import { rowsPerChunk } from "../runtime/chunks.js";
 import { ShapeError } from "../runtime/errors.js";
 import type { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";

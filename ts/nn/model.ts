@@ -3,7 +3,15 @@ import { ArraySource, type BatchSource } from "../data/source.js";
 import { type decodeSafetensors, encodeSafetensors } from "../formats/safetensors.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
-import { checkBoolean, checkInteger, checkNumber, checkOptions, formatValue, listNames, oneOf } from "../runtime/check.js";
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  formatValue,
+  listNames,
+  oneOf,
+} from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { FormatError, NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import type { Program } from "../runtime/program.js";
@@ -17,7 +25,7 @@ import { chain, type Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
-import { type LossSum, lossOf, type losses, type SparseCategoricalCrossentropy } from "./losses.js";
+import { type LossSum, type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
 import { type Parameter, Parameters, type Weight } from "./parameters.js";
 import { type EvaluationPlan, type PredictionPlan, planEvaluation, planPrediction, variablesOf } from "./plan.js";
 import { Predictor } from "./predictor.js";
@@ -161,7 +169,7 @@ export class Model {
     this.#parameters.prepareTraining(optimizer.slots);
     for (const plan of this.#evaluations.values()) this.#workspace.remove(plan.program);
     this.#evaluations.clear();
-    this.#compiled?.trainer.dispose();
+    this.#compiled?.trainer.forget();
     const trainer = new Trainer({
       runtime: this.#runtime,
       workspace: this.#workspace,
@@ -315,15 +323,18 @@ export class Model {
    * @throws {ShapeError} for another number of weights or another shape, {@link NameError} for another name,
    * {@link ValueError} for values that are not finite. Nothing has changed then.
    */
-  setWeights(weights: readonly { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> }[]): void {
+  setWeights(
+    weights: readonly { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> }[],
+  ): void {
     this.#begin("setWeights");
     const { list } = this.#parameters;
     if (!Array.isArray(weights) || weights.length !== list.length) {
       const got = Array.isArray(weights) ? weights.length : formatValue(weights);
       throw new ShapeError(`setWeights expects ${list.length} weights, as getWeights returns them, got ${got}`);
     }
-    list.forEach((parameter, i) => checkWeight(parameter, weights[i]));
-    list.forEach((parameter, i) => this.#parameters.view(parameter).set(weights[i].data));
+    const pairs = list.map((parameter, i) => [parameter, weights[i]] as const);
+    for (const [parameter, weight] of pairs) checkWeight(parameter, weight);
+    for (const [parameter, weight] of pairs) this.#parameters.view(parameter).set(weight.data);
     for (const layer of this.layers) if (layer instanceof BatchNormalization) layer.statisticsWereSet();
   }
 

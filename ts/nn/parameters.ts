@@ -1,8 +1,8 @@
-import { Random } from "../runtime/random.js";
+import type { ParameterRange } from "../optim/optimizer.js";
 import { Region } from "../runtime/program.js";
+import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
-import type { ParameterRange } from "../optim/optimizer.js";
 import { initialize } from "./initializers.js";
 import type { Layer, VariableSpec } from "./layer.js";
 
@@ -113,7 +113,9 @@ export class Parameters {
 
   /** Whether a step changes variables of this layer. */
   trains(layer: Layer): boolean {
-    return layer.parametersTrained && this.list.some((parameter) => parameter.layer === layer && parameter.spec.trainable);
+    return (
+      layer.parametersTrained && this.list.some((parameter) => parameter.layer === layer && parameter.spec.trainable)
+    );
   }
 
   /** The variables that are trained now, as few ranges as possible. */

@@ -103,7 +103,10 @@ export function planTraining({
 
   const ranges = parameters.trainedRanges();
   const chunks = ranges.map(({ length }) => elementChunks(length));
-  const gradientSquares = program.workspace("gradient squares", Math.max(8, 8 * sizeOf([chunks.reduce((a, b) => a + b, 0)])));
+  const gradientSquares = program.workspace(
+    "gradient squares",
+    Math.max(8, 8 * sizeOf([chunks.reduce((a, b) => a + b, 0)])),
+  );
   let used = 0;
   ranges.forEach(({ gradients, length }, i) => {
     const own = chunks[i] as number;
@@ -195,13 +198,7 @@ function inputRegions({ inputs }: Node, input: Region, outputs: readonly { reado
   return inputs.map((i) => outputs[i]?.y ?? input);
 }
 
-function emissionFor(
-  program: Program,
-  constants: Constants,
-  node: Node,
-  batch: number,
-  find: FindVariable,
-): Emission {
+function emissionFor(program: Program, constants: Constants, node: Node, batch: number, find: FindVariable): Emission {
   const { name } = node.layer;
   return {
     program,

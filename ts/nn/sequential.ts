@@ -113,12 +113,12 @@ function parseConfig(text: string | undefined): FileConfig {
   } catch {
     // Reported below.
   }
-  const isObject = (value: unknown) => typeof value === "object" && value !== null;
+  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;
   const { inputShape, layers, updates } = config ?? {};
   if (!Array.isArray(inputShape) || !Array.isArray(layers) || !layers.every(isObject) || !isObject(updates)) {
     throw new FormatError("the metadata of this model file has no readable config; was it cut or edited?");
   }
-  return { inputShape, layers, updates: updates as Record<string, unknown> };
+  return { inputShape, layers, updates };
 }
 
 function makeLayer({ type, ...options }: Record<string, unknown>): Layer {
@@ -133,5 +133,7 @@ function makeLayer({ type, ...options }: Record<string, unknown>): Layer {
 /** What is wrong with a config is a fault of the file. */
 function asFormatError(error: unknown): unknown {
   const known = error instanceof NameError || error instanceof ValueError || error instanceof ShapeError;
-  return known ? new FormatError(`the model file does not describe a model: ${error.message}`, { cause: error }) : error;
+  return known
+    ? new FormatError(`the model file does not describe a model: ${error.message}`, { cause: error })
+    : error;
 }

@@ -8,7 +8,7 @@ export function summarize(inputShape: Shape, nodes: readonly Node[], parameters:
   rows.push(["input", "", formatShape(inputShape), "0"]);
   const layers = [...new Set(nodes.map(({ layer }) => layer))];
   for (const layer of layers) {
-    const last = nodes.findLast((node) => node.layer === layer);
+    const last = nodes.filter((node) => node.layer === layer).at(-1);
     const own = parameters.list.filter((parameter) => parameter.layer === layer);
     const count = own.reduce((sum, { size }) => sum + size, 0);
     rows.push([layer.name, layer.type, formatShape(last?.outputShape ?? []), count.toLocaleString("en")]);
@@ -16,7 +16,9 @@ export function summarize(inputShape: Shape, nodes: readonly Node[], parameters:
   const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((row) => (row[column] as string).length)));
   const lines = rows.map((row) =>
     row
-      .map((cell, column) => (column === 3 ? cell.padStart(widths[column] as number) : cell.padEnd(widths[column] as number)))
+      .map((cell, column) =>
+        column === 3 ? cell.padStart(widths[column] as number) : cell.padEnd(widths[column] as number),
+      )
       .join("  "),
   );
   const rule = "─".repeat(lines[0]?.length ?? 0);

@@ -64,8 +64,7 @@ export class Trainer {
     // Plans hold what layers were when they were made.
     const revision = this.#layers.reduce((sum, layer) => sum + layer.revision, 0);
     if (revision !== this.#revision) {
-      for (const { program } of this.#plans.values()) this.#workspace.remove(program);
-      this.#plans.clear();
+      this.forget();
       this.#revision = revision;
     }
     let plan = this.#plans.get(batch);
@@ -82,6 +81,12 @@ export class Trainer {
       this.#plans.set(batch, plan);
     }
     return plan;
+  }
+
+  /** Drops all plans. */
+  forget(): void {
+    for (const { program } of this.#plans.values()) this.#workspace.remove(program);
+    this.#plans.clear();
   }
 
   /**

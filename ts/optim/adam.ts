@@ -1,6 +1,6 @@
 import { checkNumber, checkOptions } from "../runtime/check.js";
-import { type Program, Scalar } from "../runtime/program.js";
 import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
+import { type Program, Scalar } from "../runtime/program.js";
 import type { Optimizer, OptimizerRun, ParameterRange } from "./optimizer.js";
 
 /** Settings of {@link Adam}. */

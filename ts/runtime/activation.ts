@@ -82,7 +82,10 @@ export function activationCode(what: string, activation: Activation): Activation
     return code("clip", min, max);
   }
   checkOptions(`${what}: activation ${type}`, activation, ["type", "alpha"]);
-  return code(type, checkNumber(`${what}: alpha`, activation.alpha, "a number of at least 0", (v) => v >= 0));
+  return code(
+    type,
+    checkNumber(`${what}: alpha`, activation.alpha, "a number of at least 0", (v) => v >= 0),
+  );
 }
 
 function code(kind: keyof typeof KINDS, p0 = 0, p1 = 0): ActivationCode {

@@ -60,6 +60,9 @@ export class Region {
 /** A number, or something that has one when the call is made. */
 export type Argument = number | Region | Scalar;
 
+/** An argument for each number that a kernel takes. */
+type ArgumentsFor<Numbers extends readonly number[]> = { readonly [I in keyof Numbers]: Argument };
+
 /** Where work goes that depends on variables alone, not on the data: in a predictor it is done once, elsewhere in place. */
 export interface Constants {
   readonly program: Program;
@@ -106,11 +109,7 @@ export class Program {
   }
 
   /** Appends a call over all chunks of a kernel. */
-  call<K extends keyof Kernels>(
-    kernel: K,
-    chunks: number,
-    ...args: { [I in keyof KernelArguments<K>]: Argument }
-  ): void {
+  call<K extends keyof Kernels>(kernel: K, chunks: number, ...args: ArgumentsFor<KernelArguments<K>>): void {
     const list: readonly Argument[] = args;
     for (const arg of list) if (arg instanceof Region) this.touch(arg);
     this.#calls.push({ kernel, chunks, args: list, values: list.map(() => 0) });

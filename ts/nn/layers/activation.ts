@@ -1,14 +1,14 @@
 import {
   ACTIVATION_NAMES,
-  type Activation as ActivationOption,
   type ActivationCode,
+  type Activation as ActivationOption,
   activationCode,
 } from "../../runtime/activation.js";
-import { NameError } from "../../runtime/errors.js";
 import { listNames } from "../../runtime/check.js";
+import { ELEMENTS, elementChunks } from "../../runtime/chunks.js";
+import { NameError } from "../../runtime/errors.js";
 import type { Region } from "../../runtime/program.js";
 import type { Shape } from "../../runtime/shape.js";
-import { ELEMENTS, elementChunks } from "../../runtime/chunks.js";
 import { type Emission, Layer, type LayerOptions, type Operation, only, type Trained } from "../layer.js";
 import { SoftmaxOperation } from "./softmax.js";
 
@@ -70,17 +70,7 @@ export class ActivationOperation implements Operation {
     const { kind, p0, p1 } = this.#code;
     const length = emission.outputSize;
     const y = emission.values("y", length);
-    emission.program.call(
-      "activation_forward",
-      elementChunks(length),
-      y,
-      only(inputs),
-      length,
-      ELEMENTS,
-      kind,
-      p0,
-      p1,
-    );
+    emission.program.call("activation_forward", elementChunks(length), y, only(inputs), length, ELEMENTS, kind, p0, p1);
     return y;
   }
 }

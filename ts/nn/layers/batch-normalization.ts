@@ -1,11 +1,6 @@
 import { BatchNormCore } from "../../batchnorm/core.js";
 import { partition, splitAxes } from "../../batchnorm/layout.js";
-import {
-  activationOf,
-  type BatchNormConfig,
-  type BatchNormOptions,
-  batchNormConfig,
-} from "../../batchnorm/options.js";
+import { activationOf, type BatchNormConfig, type BatchNormOptions, batchNormConfig } from "../../batchnorm/options.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
 import { type BatchNormState, STATES, type StateRule } from "../../batchnorm/states.js";
 import { checkBoolean } from "../../runtime/check.js";
@@ -230,4 +225,3 @@ export class BatchNormalization extends Layer {
 export function isBatchNormalization(layer: Layer): layer is BatchNormalization {
   return layer instanceof BatchNormalization;
 }
-

@@ -1,10 +1,18 @@
 import type { ActivationCode } from "../../runtime/activation.js";
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
-import type { Region } from "../../runtime/program.js";
+import { ELEMENTS, elementChunks, imagesPerPartial } from "../../runtime/chunks.js";
+import type { Program, Region } from "../../runtime/program.js";
 import { ceilDiv, type Shape } from "../../runtime/shape.js";
-import { imagesPerPartial } from "../../runtime/chunks.js";
 import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
-import { type Emission, Layer, type LayerOptions, type Operation, only, type Trained, type VariableSpec } from "../layer.js";
+import {
+  type Emission,
+  Layer,
+  type LayerOptions,
+  type Operation,
+  only,
+  type Trained,
+  type VariableSpec,
+} from "../layer.js";
 import { emitFusedBackward, type LayerActivation, splitActivation } from "./activation.js";
 
 /** Options of `layers.conv2d`. */
@@ -113,7 +121,9 @@ export class Conv2d extends Layer {
     const shape = [...this.#kernelSize, channels, this.filters];
     return [
       { name: "kernel", shape, initializer: "glorotUniform", trainable: true },
-      ...(this.useBias ? [{ name: "bias", shape: [this.filters], initializer: "zeros", trainable: true } as const] : []),
+      ...(this.useBias
+        ? [{ name: "bias", shape: [this.filters], initializer: "zeros", trainable: true } as const]
+        : []),
     ];
   }
 
@@ -165,8 +175,8 @@ export class Conv2d extends Layer {
     const biasParts = values("bias gradient partials", parts * this.filters);
     if (kernel.gradient !== null) {
       program.call("conv2d_backward_kernel", parts, kernelParts, biasParts, dy, x, ...geometry, images, batch);
-      program.call("sum_partials", 1, kernel.gradient, kernelParts, length, parts);
-      if (bias?.gradient) program.call("sum_partials", 1, bias.gradient, biasParts, this.filters, parts);
+      emitSum(program, kernel.gradient, kernelParts, length, parts);
+      if (bias?.gradient) emitSum(program, bias.gradient, biasParts, this.filters, parts);
     }
     if (!wanted) return null;
 
@@ -176,4 +186,8 @@ export class Conv2d extends Layer {
     program.call("conv2d_backward_input", batch, dx, dy, flipped, ...geometry);
     return dx;
   }
+}
+
+function emitSum(program: Program, sum: Region, partials: Region, length: number, parts: number): void {
+  program.call("sum_partials", elementChunks(length), sum, partials, length, parts, ELEMENTS);
 }

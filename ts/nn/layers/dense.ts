@@ -3,7 +3,15 @@ import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import type { Region } from "../../runtime/program.js";
 import { ceilDiv, formatShape, type Shape } from "../../runtime/shape.js";
-import { type Emission, Layer, type LayerOptions, type Operation, only, type Trained, type VariableSpec } from "../layer.js";
+import {
+  type Emission,
+  Layer,
+  type LayerOptions,
+  type Operation,
+  only,
+  type Trained,
+  type VariableSpec,
+} from "../layer.js";
 import { emitFusedBackward, type LayerActivation, splitActivation } from "./activation.js";
 
 /** Options of `layers.dense`. */
@@ -49,7 +57,9 @@ export class Dense extends Layer {
   override outputShape(inputs: readonly Shape[]): Shape {
     const shape = only(inputs);
     if (shape.length !== 1) {
-      throw new ShapeError(`${this.what} expects vectors, got ${formatShape(shape)} a sample; add layers.flatten() before it`);
+      throw new ShapeError(
+        `${this.what} expects vectors, got ${formatShape(shape)} a sample; add layers.flatten() before it`,
+      );
     }
     return [this.units];
   }
@@ -79,7 +89,7 @@ export class Dense extends Layer {
         }
         if (!wanted) return [null];
         const dx = values("dx", batch * size);
-        program.call("dense_backward_input", ceilDiv(batch, ROWS), dx, dy, kernel.value, batch, size, this.units, ROWS);
+        program.call("dense_backward_input", ceilDiv(batch, ROWS), dx, dy, kernel.value, size, this.units, batch, ROWS);
         return [dx];
       },
     };
@@ -99,13 +109,13 @@ export class Dense extends Layer {
       only(inputs),
       kernel,
       bias,
-      batch,
       size,
       this.units,
-      ROWS,
       kind,
       p0,
       p1,
+      batch,
+      ROWS,
     );
     return y;
   }

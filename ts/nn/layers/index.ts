@@ -1,3 +1,4 @@
+import type { LayerOptions } from "../layer.js";
 import { ActivationLayer, type ActivationOptions } from "./activation.js";
 import { BatchNormalization, type BatchNormalizationOptions } from "./batch-normalization.js";
 import { Conv2d, type Conv2dOptions } from "./conv2d.js";
@@ -5,7 +6,6 @@ import { Dense, type DenseOptions } from "./dense.js";
 import { Flatten } from "./flatten.js";
 import { Input, type InputOptions } from "./input.js";
 import { MaxPooling2d, type MaxPooling2dOptions } from "./max-pooling2d.js";
-import type { LayerOptions } from "../layer.js";
 
 /** The layers by name; each function takes the options of its class. */
 export const layers = {

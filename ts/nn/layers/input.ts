@@ -1,5 +1,5 @@
-import { checkShape, type Shape } from "../../runtime/shape.js";
 import { checkOptions } from "../../runtime/check.js";
+import { checkShape, type Shape } from "../../runtime/shape.js";
 
 /** The shape of one sample: the first entry of a `sequential` model. */
 export interface InputOptions {

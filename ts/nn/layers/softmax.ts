@@ -1,8 +1,8 @@
+import { rowsPerChunk } from "../../runtime/chunks.js";
 import { StateError } from "../../runtime/errors.js";
 import type { Region } from "../../runtime/program.js";
 import type { Shape } from "../../runtime/shape.js";
 import { ceilDiv } from "../../runtime/shape.js";
-import { rowsPerChunk } from "../../runtime/chunks.js";
 import { type Emission, type Operation, only, type Trained } from "../layer.js";
 
 /** Softmax over the last axis. In training it must be the last node, where the loss takes it over. */
