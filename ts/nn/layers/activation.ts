@@ -18,7 +18,7 @@ export type LayerActivation = ActivationOption | "softmax";
 /** A layer's activation: what its kernel does itself, and the nodes that follow for the rest. */
 export interface SplitActivation {
   readonly fused: ActivationCode;
-  readonly then: readonly Operation[];
+  readonly rest: readonly Operation[];
 }
 
 /**
@@ -29,14 +29,14 @@ export interface SplitActivation {
  */
 export function splitActivation(what: string, activation: LayerActivation): SplitActivation {
   const linear = activationCode(what, "linear");
-  if (activation === "softmax") return { fused: linear, then: [new SoftmaxOperation()] };
+  if (activation === "softmax") return { fused: linear, rest: [new SoftmaxOperation()] };
   if (typeof activation === "string" && !ACTIVATION_NAMES.includes(activation)) {
     throw new NameError(
       `${what}: activation "${activation}" does not exist; there are ${listNames([...ACTIVATION_NAMES, "softmax"])}`,
     );
   }
   const code = activationCode(what, activation);
-  return code.invertible ? { fused: code, then: [] } : { fused: linear, then: [new ActivationOperation(code)] };
+  return code.invertible ? { fused: code, rest: [] } : { fused: linear, rest: [new ActivationOperation(code)] };
 }
 
 /** An elementwise activation as a node. */
@@ -99,8 +99,8 @@ export class ActivationLayer extends Layer {
   constructor(options: ActivationOptions) {
     super("activation", options, ["activation"]);
     this.#activation = options.activation;
-    const { fused, then } = splitActivation("activation", options.activation);
-    this.#operation = then[0] ?? new ActivationOperation(fused);
+    const { fused, rest } = splitActivation("activation", options.activation);
+    this.#operation = rest[0] ?? new ActivationOperation(fused);
   }
 
   override operations(): readonly Operation[] {

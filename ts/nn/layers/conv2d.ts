@@ -86,7 +86,7 @@ export class Conv2d extends Layer {
   readonly #strides: readonly [number, number];
   readonly #padding: Padding;
   readonly #activation: LayerActivation;
-  readonly #then: readonly Operation[];
+  readonly #rest: readonly Operation[];
 
   constructor(options: Conv2dOptions) {
     super("conv2d", options, ["filters", "kernelSize", "strides", "padding", "activation", "useBias"]);
@@ -97,13 +97,13 @@ export class Conv2d extends Layer {
     this.#padding = checkPadding("conv2d: padding", padding);
     this.useBias = checkBoolean("conv2d: useBias", useBias);
     this.#activation = activation;
-    const { fused, then } = splitActivation("conv2d", activation);
+    const { fused, rest } = splitActivation("conv2d", activation);
     this.fused = fused;
-    this.#then = then;
+    this.#rest = rest;
   }
 
   override operations(): readonly Operation[] {
-    return [this, ...this.#then];
+    return [this, ...this.#rest];
   }
 
   /** The window over samples of this shape. */

@@ -37,7 +37,7 @@ export class Dense extends Layer {
   readonly useBias: boolean;
   readonly fused: ActivationCode;
   readonly #activation: LayerActivation;
-  readonly #then: readonly Operation[];
+  readonly #rest: readonly Operation[];
 
   constructor(options: DenseOptions) {
     super("dense", options, ["units", "activation", "useBias"]);
@@ -45,13 +45,13 @@ export class Dense extends Layer {
     this.units = checkInteger("dense: units", options.units, 1);
     this.useBias = checkBoolean("dense: useBias", useBias);
     this.#activation = activation;
-    const { fused, then } = splitActivation("dense", activation);
+    const { fused, rest } = splitActivation("dense", activation);
     this.fused = fused;
-    this.#then = then;
+    this.#rest = rest;
   }
 
   override operations(): readonly Operation[] {
-    return [this, ...this.#then];
+    return [this, ...this.#rest];
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
