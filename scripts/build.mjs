@@ -40,8 +40,9 @@ function slashes(path) {
   return path.split(sep).join("/");
 }
 
+/** @returns {ReturnType<typeof buildWasm>} */
 export async function build() {
-  await buildWasm();
+  const built = await buildWasm();
   const started = performance.now();
   // Built aside and then swapped in: a build that fails or is interrupted leaves the last one whole.
   const out = join(root, "target", "dist");
@@ -50,6 +51,7 @@ export async function build() {
   rmSync(join(root, "dist"), { recursive: true, force: true });
   renameSync(out, join(root, "dist"));
   say(`dist: ${Object.keys(bundles).join(", ")}, types in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  return built;
 }
 
 /** @param {string} name @param {string} out */
@@ -93,4 +95,8 @@ async function declarations(out) {
   copyFileSync(join(root, "ts", "wasm", "evenkeel.d.ts"), kernels);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main(build);
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await main(async () => {
+    await build();
+  });
+}

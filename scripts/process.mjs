@@ -12,6 +12,14 @@ export class Stop extends Error {
   }
 }
 
+/** Ctrl-C, or a signal that asks us to end. */
+export class Interrupted extends Stop {
+  /** @param {NodeJS.Signals} signal */
+  constructor(signal) {
+    super("Interrupted.", 128 + constants.signals[signal]);
+  }
+}
+
 /** A line about what happens, beside the output of the programs. @param {string} line */
 export function say(line) {
   process.stderr.write(`${line}\n`);
@@ -40,7 +48,8 @@ export function run(file, args, { env = {}, show = "stderr", collect = false, wh
     const output = collect ? "pipe" : stream;
     const child = spawn(file, args, {
       cwd: root,
-      env: { ...process.env, ...env },
+      // No control characters in a file, even where the environment looks like a terminal or a CI.
+      env: { ...process.env, ...(stream.isTTY ? {} : { NO_COLOR: "1", FORCE_COLOR: undefined }), ...env },
       stdio: show === "terminal" ? "inherit" : ["ignore", output, output],
       // A session of its own does not hear the terminal's Ctrl-C.
       detached: whole,
@@ -75,7 +84,7 @@ export function run(file, args, { env = {}, show = "stderr", collect = false, wh
       settle();
       const status = code ?? 128 + (signal ? constants.signals[signal] : 0);
       // A program that was handed the terminal answers for itself: it may have ended well in spite of the signal.
-      if (asked && show !== "terminal") reject(new Stop("Interrupted.", 128 + constants.signals[asked]));
+      if (asked && show !== "terminal") reject(new Interrupted(asked));
       else resolve({ code: status, output: collected });
     });
   });

@@ -29,7 +29,7 @@ const superuser = process.getuid?.() === 0;
 /**
  * @param {object} [options]
  * @param {boolean} [options.test] also what the tests need
- * @returns {Promise<{ missing: string[] }>} what the tests will have to skip, with the remedy
+ * @returns {Promise<string[]>} what the tests will have to skip, and the remedy
  */
 export async function setup({ test = false } = {}) {
   if (!atLeast(process.versions.node, wanted.node)) {
@@ -40,7 +40,7 @@ export async function setup({ test = false } = {}) {
   await installPackages();
   await installRust();
   await installTools();
-  return { missing: test ? await installForTests() : [] };
+  return test ? await installForTests() : [];
 }
 
 /** npm's own record of what it installed, which it writes last, against what is asked for. */
@@ -262,7 +262,7 @@ async function installForTests() {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await main(async () => {
-    const { missing } = await setup({ test: process.argv.includes("--test") });
+    const missing = await setup({ test: process.argv.includes("--test") });
     for (const line of missing) say(`missing: ${line}`);
     const { wasm } = detect();
     say(`Set up: Rust ${wasm?.rust.version} in ${wasm?.rust.bin} for wasm32 (${wasm?.route})`);
