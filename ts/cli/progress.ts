@@ -1,4 +1,4 @@
-import type { Callback } from "../index.js";
+import type { BatchLogs, Callback, EpochLogs } from "../index.js";
 import type { Display } from "./display.js";
 
 const REDRAW_MS = 100;
@@ -12,15 +12,6 @@ export interface EpochRecord {
   valAccuracy: number;
   seconds: number;
   samplesPerSecond: number;
-}
-
-interface BatchInfo {
-  epoch: number;
-  step: number;
-  steps: number;
-  size: number;
-  loss: number;
-  accuracy?: number;
 }
 
 /** Shows a training run on `display` and keeps one record an epoch. */
@@ -53,31 +44,24 @@ export class Progress implements Callback {
     this.#epochStart = this.#lastOutput = performance.now();
   }
 
-  onBatchEnd(info: BatchInfo): void {
+  onBatchEnd(logs: BatchLogs): void {
     this.steps++;
-    this.#seen += info.size;
+    this.#seen += logs.size;
     const now = performance.now();
     const { live } = this.#display;
-    const last = info.step === info.steps;
+    const last = logs.step === logs.steps;
     // Plain output gets a line every ten seconds at most, and the epoch's own line at its end.
     if (live ? now - this.#lastOutput < REDRAW_MS && !last : now - this.#lastOutput < PLAIN_MS || last) return;
     this.#lastOutput = now;
     const rate = (1000 * this.#seen) / (now - this.#epochStart);
-    const figures = `loss ${info.loss.toFixed(4)}  accuracy ${info.accuracy?.toFixed(4)}  ${whole(rate)} samples/s`;
-    const left = `${duration(this.#secondsLeft(info.epoch, rate))} left`;
-    if (live) this.#drawStatus(info, `${figures}  ${left}`);
-    else this.#display.line(`       step ${info.step}/${info.steps}  ${figures}  ${left}`);
+    const figures = `loss ${logs.loss.toFixed(4)}  accuracy ${logs.accuracy?.toFixed(4)}  ${whole(rate)} samples/s`;
+    const left = `${duration(this.#secondsLeft(logs.epoch, rate))} left`;
+    if (live) this.#drawStatus(logs, `${figures}  ${left}`);
+    else this.#display.line(`       step ${logs.step}/${logs.steps}  ${figures}  ${left}`);
   }
 
-  onEpochEnd(epoch: number, logs: Partial<EpochRecord>): void {
-    const {
-      loss = NaN,
-      accuracy = NaN,
-      valLoss = NaN,
-      valAccuracy = NaN,
-      seconds = NaN,
-      samplesPerSecond = NaN,
-    } = logs;
+  onEpochEnd(epoch: number, logs: EpochLogs): void {
+    const { loss, accuracy = NaN, valLoss = NaN, valAccuracy = NaN, seconds, samplesPerSecond } = logs;
     this.records.push({ loss, accuracy, valLoss, valAccuracy, seconds, samplesPerSecond });
     this.#validationSeconds = (performance.now() - this.#epochStart) / 1000 - seconds;
     this.#display.line(
@@ -102,7 +86,7 @@ export class Progress implements Callback {
     return (epochs * this.#samples - this.#seen) / rate + epochs * this.#validationSeconds;
   }
 
-  #drawStatus({ epoch, step, steps }: BatchInfo, figures: string): void {
+  #drawStatus({ epoch, step, steps }: BatchLogs, figures: string): void {
     const { paint, columns, status } = this.#display;
     const head = `epoch ${epoch + 1}/${this.#epochs}  `;
     const tail = `  ${step}/${steps}`;

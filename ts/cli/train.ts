@@ -37,7 +37,7 @@ export async function train(options: TrainOptions, interrupt: Interrupt): Promis
     const progress = new Progress(display);
     signal.addEventListener("abort", () => display.line("stopping …"));
     const { images, labels } = data.train;
-    if (!signal.aborted) {
+    try {
       await model.fit(images.subarray(0, count * IMAGE), labels.subarray(0, count), {
         epochs,
         batchSize,
@@ -45,6 +45,8 @@ export async function train(options: TrainOptions, interrupt: Interrupt): Promis
         callbacks: [progress],
         signal,
       });
+    } catch (error) {
+      if (error !== signal.reason) throw error;
     }
     if (signal.aborted && progress.steps === 0) {
       display.line("interrupted before the first step; nothing was saved");
@@ -58,7 +60,9 @@ export async function train(options: TrainOptions, interrupt: Interrupt): Promis
     }
     const fold = measurePredictor(model, data.test);
     display.line(`\ntest    accuracy ${test.accuracy.toFixed(4)}, loss ${test.loss.toFixed(4)}`);
-    display.line(`folded  largest difference from the unfolded model ${fold.maxAbsDifference.toExponential(1)}`);
+    display.line(
+      `folded  largest difference from the unfolded model ${fold.maxAbsDifference.toExponential(1)}, on the test images`,
+    );
     display.line(`        ${whole(fold.imagesPerSecond)} images/s in batches of ${PREDICTOR_BATCH}`);
     display.line(`saved   ${modelFile}`);
     if (options.json !== undefined) {
@@ -93,5 +97,5 @@ function measurePredictor(
   const start = performance.now();
   pass(count);
   const imagesPerSecond = (1000 * count) / (performance.now() - start);
-  return { imagesPerSecond, maxAbsDifference: predictor.foldReport().maxAbsDifference };
+  return { imagesPerSecond, maxAbsDifference: predictor.foldReport(images).maxAbsDifference };
 }
