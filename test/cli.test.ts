@@ -132,7 +132,7 @@ describe("the command", () => {
     expect(run.stdout).toMatch(/150 training images[\s\S]*50 test images: validation after each epoch is on these/);
     expect(run.stdout).toMatch(/\n +1\/2 [\d., s]+\n +2\/2 [\d., s]+\n/);
     expect(run.stdout).toMatch(
-      /\ntest +accuracy [\d.]+, loss [\d.]+\nfolded +largest .* [\d.]+e-\d+\n.* images\/s.*\nsaved +models\/a\/model\.safetensors\n$/,
+      /\ntest +accuracy [\d.]+, loss [\d.]+\nfolded +largest .* [\d.]+e[+-]\d+, .*\n.* images\/s.*\nsaved +models\/a\/model\.safetensors\n$/,
     );
 
     const figures = JSON.parse(readFileSync(json, "utf8"));
