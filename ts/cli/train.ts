@@ -59,7 +59,7 @@ export async function train(options: TrainOptions, interrupt: Interrupt): Promis
       return interrupt.exitCode;
     }
     const fold = measurePredictor(model, data.test);
-    display.line(`\ntest    accuracy ${test.accuracy.toFixed(4)}, loss ${test.loss.toFixed(4)}`);
+    display.line(`\ntest    accuracy ${test.accuracy?.toFixed(4)}, loss ${test.loss.toFixed(4)}`);
     display.line(
       `folded  largest difference from the unfolded model ${fold.maxAbsDifference.toExponential(1)}, on the test images`,
     );
