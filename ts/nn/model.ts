@@ -318,6 +318,22 @@ export class Model {
   }
 
   /**
+   * Copies of the gradients of the last training step, of the weights that were trained, in the order of `getWeights`.
+   *
+   * @throws {StateError} before `compile`.
+   */
+  getGradients(): Weight[] {
+    this.#begin("getGradients", true);
+    return this.#parameters.list
+      .filter(({ layer, spec }) => spec.trainable && layer.parametersTrained)
+      .map((parameter) => ({
+        name: parameter.path,
+        shape: [...parameter.spec.shape],
+        data: this.#parameters.gradientView(parameter).slice(),
+      }));
+  }
+
+  /**
    * Sets all weights, in the order of `getWeights`. Running statistics that are set count in full.
    *
    * @throws {ShapeError} for another number of weights or another shape, {@link NameError} for another name,

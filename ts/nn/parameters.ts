@@ -87,6 +87,11 @@ export class Parameters {
     return this.#runtime.f32(value.value, size);
   }
 
+  /** A live view of a trainable variable's gradient. */
+  gradientView(parameter: Parameter): Float32Array {
+    return this.#runtime.f32(this.gradientOf(parameter).value, parameter.size);
+  }
+
   /** Makes room for gradients and zeroed optimizer slots; what was there before is dropped. */
   prepareTraining(slots: number): void {
     const bytes = Math.max(4, 4 * this.trainableLength);
