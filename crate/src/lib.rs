@@ -26,6 +26,7 @@ pub mod conv;
 pub mod epilogue;
 pub mod gemm;
 pub mod math;
+pub mod optim;
 #[cfg(any(test, feature = "selftest"))]
 pub mod oracle;
 pub mod pool;
@@ -33,3 +34,4 @@ pub mod reduce;
 #[cfg(any(test, feature = "selftest"))]
 pub mod selftest;
 pub mod simd;
+pub mod softmax;

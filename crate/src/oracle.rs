@@ -230,3 +230,48 @@ pub fn activation(kind: u32, p0: f32, p1: f32, z: f64) -> (f64, f64) {
         kind => panic!("no activation has the kind {kind}"),
     }
 }
+
+/// e^x\[j\]/Σe^x\[k\] of each row.
+pub fn softmax(x: &[f64], classes: usize) -> Vec<f64> {
+    let rows = x.chunks_exact(classes);
+    rows.flat_map(|x| x.iter().map(move |j| 1.0 / x.iter().map(|k| (k - j).exp()).sum::<f64>())).collect()
+}
+
+/// −ln p\[label\] = ln(1 + Σ over the other classes of e^(x\[k\] − x\[label\])) of each row, and its gradient p − onehot.
+pub fn cross_entropy(x: &[f64], labels: &[i32], classes: usize) -> (Vec<f64>, Vec<f64>) {
+    let mut gradient = softmax(x, classes);
+    let rows = gradient.chunks_exact_mut(classes).zip(x.chunks_exact(classes)).zip(labels);
+    let losses = rows.map(|((p, x), &label)| {
+        let label = label as usize;
+        // p − 1 is minus the sum of the others, which does not cancel.
+        p[label] = -p.iter().enumerate().filter(|&(k, _)| k != label).map(|(_, p)| p).sum::<f64>();
+        let others = x.iter().enumerate().filter(|&(k, _)| k != label);
+        others.map(|(_, v)| (v - x[label]).exp()).sum::<f64>().ln_1p()
+    });
+    (losses.collect(), gradient)
+}
+
+/// What [`adam`] makes.
+pub struct Adam {
+    /// The parameters.
+    pub p: Vec<f64>,
+    /// The first moment.
+    pub m: Vec<f64>,
+    /// The second moment.
+    pub v: Vec<f64>,
+}
+
+/// m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − α·m/(√v + ε).
+pub fn adam(p: &[f64], m: &[f64], v: &[f64], g: &[f64], alpha: f64, beta1: f64, beta2: f64, epsilon: f64) -> Adam {
+    let m: Vec<f64> = m.iter().zip(g).map(|(m, g)| beta1 * m + (1.0 - beta1) * g).collect();
+    let v: Vec<f64> = v.iter().zip(g).map(|(v, g)| beta2 * v + (1.0 - beta2) * g * g).collect();
+    let p = p.iter().zip(m.iter().zip(&v)).map(|(p, (m, v))| p - alpha * m / (v.sqrt() + epsilon)).collect();
+    Adam { p, m, v }
+}
+
+/// (p, velocity) after w ← u·w − rate·g and p ← p + w, or with Nesterov's p ← p + u·w − rate·g.
+pub fn momentum(p: &[f64], w: &[f64], g: &[f64], rate: f64, u: f64, nesterov: bool) -> (Vec<f64>, Vec<f64>) {
+    let w: Vec<f64> = w.iter().zip(g).map(|(w, g)| u * w - rate * g).collect();
+    let step = |i: usize| if nesterov { u * w[i] - rate * g[i] } else { w[i] };
+    ((0..p.len()).map(|i| p[i] + step(i)).collect(), w)
+}

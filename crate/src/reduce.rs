@@ -53,6 +53,34 @@ pub fn update<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn(F32
     f(F32x4::load_partial(y, tail), load_partial(&inputs, whole, tail)).store_partial(y, tail);
 }
 
+/// ys\[i\] = f(ys\[i\], inputs\[i\]), in place, for several arrays that change together.
+#[inline(always)]
+pub fn update_all<const K: usize, const M: usize>(
+    ys: [&mut [f32]; K],
+    inputs: [&[f32]; M],
+    f: impl Fn([F32x4; K], [F32x4; M]) -> [F32x4; K],
+) {
+    let len = ys[0].len();
+    let inputs = same_length(inputs, len);
+    let mut ys = ys.map(|y| {
+        assert_eq!(y.len(), len);
+        &mut y[..len]
+    });
+    let whole = len / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        let values = f(core::array::from_fn(|k| F32x4::load(&ys[k][i..])), load(&inputs, i));
+        for (y, v) in ys.iter_mut().zip(values) {
+            v.store(&mut y[i..]);
+        }
+    }
+    let tail = len - whole;
+    let values =
+        f(core::array::from_fn(|k| F32x4::load_partial(&ys[k][whole..], tail)), load_partial(&inputs, whole, tail));
+    for (y, v) in ys.iter_mut().zip(values) {
+        v.store_partial(&mut y[whole..], tail);
+    }
+}
+
 #[inline(always)]
 fn add_lanes<const K: usize>(sums: &mut [[f64; LANES]; K], values: [F32x4; K], len: usize) {
     for (sums, v) in sums.iter_mut().zip(values) {
@@ -96,6 +124,20 @@ pub fn sums<const M: usize, const K: usize>(inputs: [&[f32]; M], f: impl Fn([F32
     }
     add_lanes(&mut lanes, f(load_partial(&inputs, whole, len - whole)), len - whole);
     lanes.map(|l| l.iter().sum())
+}
+
+/// Σ f(x\[i\]) in f64 throughout.
+#[inline(always)]
+pub fn wide_sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    // Eight accumulators: one would wait on add latency.
+    let (whole, tail) = x.as_chunks::<8>();
+    let mut lanes = [0.0; 8];
+    for x in whole {
+        for (sum, &v) in lanes.iter_mut().zip(x) {
+            *sum += f(f64::from(v));
+        }
+    }
+    lanes.iter().sum::<f64>() + tail.iter().map(|&v| f(f64::from(v))).sum::<f64>()
 }
 
 /// out = partials\[0\] + partials\[1\] + …, in that order; partial p is the `out.len()` values from p · `stride` on.
@@ -233,6 +275,25 @@ mod tests {
             // f(0) = 1, so a padded lane that was counted would show.
             let one = F32x4::splat(1.0);
             assert_eq!(sums([&x], |[v]| [v, one]), [want, len as f64], "len {len}");
+        }
+    }
+
+    #[test]
+    fn arrays_that_change_together_each_get_their_own_value() {
+        for len in 0..20 {
+            let x = ramp(len);
+            let (mut a, mut b) = (ramp(len), vec![1.0; len]);
+            update_all([&mut a, &mut b], [&x], |[a, b], [x]| [a + x, b - x]);
+            assert_eq!(a, x.iter().map(|v| v + v).collect::<Vec<f32>>());
+            assert_eq!(b, x.iter().map(|v| 1.0 - v).collect::<Vec<f32>>());
+        }
+    }
+
+    #[test]
+    fn wide_sums_count_each_element_once() {
+        for len in (0..20).chain([127, 1000]) {
+            let x = ramp(len);
+            assert_eq!(wide_sum(&x, |v| 2.0 * v), x.iter().map(|&v| 2.0 * f64::from(v)).sum::<f64>(), "len {len}");
         }
     }
 

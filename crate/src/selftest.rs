@@ -87,7 +87,9 @@ pub fn cases() -> Vec<&'static Case> {
         crate::batchnorm::cases::CASES,
         crate::conv::cases::CASES,
         crate::gemm::cases::CASES,
+        crate::optim::cases::CASES,
         crate::pool::cases::CASES,
+        crate::softmax::cases::CASES,
     ];
     families.into_iter().flatten().collect()
 }

@@ -10,9 +10,11 @@ mod activation;
 mod batchnorm;
 mod conv;
 mod gemm;
+mod optim;
 mod pool;
 #[cfg(feature = "selftest")]
 mod selftest;
+mod softmax;
 
 use core::ops::Range;
 
