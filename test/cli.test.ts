@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { loadModel } from "evenkeel";
+import { loadModel, type Model } from "evenkeel";
 import { readMnist } from "evenkeel/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { writeDigits } from "./idx-files.js";
@@ -41,6 +41,12 @@ describe("the command", () => {
   function data(train = 200, test = 50): string {
     writeDigits(join(folder, "data"), train, test);
     return join(folder, "data");
+  }
+
+  async function saved(path: string): Promise<Model> {
+    const model = await loadModel(readFileSync(join(folder, path)));
+    model.compile({ optimizer: "adam", loss: "sparseCategoricalCrossentropy", metrics: ["accuracy"] });
+    return model;
   }
 
   it("explains itself", () => {
@@ -149,7 +155,7 @@ describe("the command", () => {
     expect(figures.memoryBytes).toBeGreaterThan(0);
     expect(figures.threads).toBe(1);
 
-    const model = await loadModel(readFileSync(join(folder, "models/a/model.safetensors")));
+    const model = await saved("models/a/model.safetensors");
     const { test } = await readMnist(join(folder, "data"));
     expect(await model.evaluate(test.images, test.labels)).toEqual(figures.test);
     expect(readdirSync(folder).sort()).toEqual(["data", "figures.json", "models"]);
@@ -169,7 +175,7 @@ describe("the command", () => {
     expect(stdout).toMatch(
       /interrupted after \d+ steps; the model so far is saved in evenkeel-model\/model\.safetensors\n$/,
     );
-    const model = await loadModel(readFileSync(join(folder, "evenkeel-model/model.safetensors")));
+    const model = await saved("evenkeel-model/model.safetensors");
     const { test } = await readMnist(join(folder, "data"));
     expect((await model.evaluate(test.images, test.labels)).accuracy).toBeGreaterThan(0.5);
   });
