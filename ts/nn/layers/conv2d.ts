@@ -139,7 +139,16 @@ export class Conv2d extends Layer {
     const length = packedLength(windowHeight * windowWidth, channels, this.filters);
     const packed = constants.region(`${emission.name}/packed kernel`, 4 * length);
     const kernel = variable("kernel").value;
-    constants.program.call("conv2d_pack", 1, packed, kernel, windowHeight, windowWidth, channels, this.filters);
+    constants.program.call(
+      "conv2d_pack",
+      ceilDiv(this.filters, PANEL),
+      packed,
+      kernel,
+      windowHeight,
+      windowWidth,
+      channels,
+      this.filters,
+    );
     const y = values("y", outputSize);
     const bias = optional("bias")?.value ?? 0;
     const { kind, p0, p1 } = this.fused;
@@ -181,7 +190,16 @@ export class Conv2d extends Layer {
     if (!wanted) return null;
 
     const flipped = values("flipped kernel", packedLength(windowHeight * windowWidth, this.filters, channels));
-    program.call("conv2d_pack_flipped", 1, flipped, kernel.value, windowHeight, windowWidth, channels, this.filters);
+    program.call(
+      "conv2d_pack_flipped",
+      ceilDiv(channels, PANEL),
+      flipped,
+      kernel.value,
+      windowHeight,
+      windowWidth,
+      channels,
+      this.filters,
+    );
     const dx = values("dx", batch * inHeight * inWidth * channels);
     program.call("conv2d_backward_input", batch, dx, dy, flipped, ...geometry);
     return dx;
