@@ -32,7 +32,7 @@ export interface Conv2dOptions extends LayerOptions {
 }
 
 /** The geometry arguments that all convolution kernels share, in their order. */
-export type GeometryArguments = readonly [
+type GeometryArguments = readonly [
   inHeight: number,
   inWidth: number,
   inChannels: number,
@@ -48,7 +48,7 @@ export type GeometryArguments = readonly [
 ];
 
 /** The arguments for a window and a number of filters. */
-export function geometryArguments(window: Window, filters: number): GeometryArguments {
+function geometryArguments(window: Window, filters: number): GeometryArguments {
   const { inHeight, inWidth, channels, windowHeight, windowWidth } = window;
   const { strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth } = window;
   return [
@@ -70,9 +70,14 @@ export function geometryArguments(window: Window, filters: number): GeometryArgu
 // The convolution tile computes 8 output channels at a time: kernels are packed in panels of 8.
 const PANEL = 8;
 
+/** Panels of a packed kernel: chunks of the packing. */
+function panels(outChannels: number): number {
+  return ceilDiv(outChannels, PANEL);
+}
+
 /** Values of a packed kernel of `window` positions with these channels. */
-export function packedLength(window: number, inChannels: number, outChannels: number): number {
-  return window * inChannels * ceilDiv(outChannels, PANEL) * PANEL;
+function packedLength(window: number, inChannels: number, outChannels: number): number {
+  return window * inChannels * panels(outChannels) * PANEL;
 }
 
 /** A 2-D convolution over images [height, width, channels], kernel [height, width, in, filters]. */
