@@ -1,7 +1,7 @@
 import { checkNumber, checkOptions, formatValue, oneOf } from "./check.js";
 import { ValueError } from "./errors.js";
 
-// Kind numbers as in crate/src/activation.rs.
+// Kind numbers as in crate/src/activation/mod.rs.
 const KINDS = {
   linear: 0,
   relu: 1,
