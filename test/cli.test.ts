@@ -151,7 +151,7 @@ describe("the command", () => {
     }
     expect(figures.epochs[1].loss).toBeLessThan(figures.epochs[0].loss);
     expect(figures.test).toEqual({ loss: figures.epochs[1].valLoss, accuracy: figures.epochs[1].valAccuracy });
-    expect(figures.fold.maxAbsDifference).toBeLessThan(1e-5);
+    expect(figures.fold.maxAbsDifference).toBeLessThan(1e-4);
     expect(figures.memoryBytes).toBeGreaterThan(0);
     expect(figures.threads).toBe(1);
 
@@ -162,7 +162,7 @@ describe("the command", () => {
   });
 
   it.runIf(process.platform !== "win32")("saves the model so far on Ctrl-C, with exit code 130", async () => {
-    const args = [cli, "train", "--data", data(2000), "--epochs", "1000"];
+    const args = [cli, "train", "--data", data(1000), "--epochs", "1000"];
     const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
     let stdout = "";
     child.stdout.setEncoding("utf8").on("data", (text) => {
@@ -188,8 +188,8 @@ describe("the command", () => {
   });
 
   it.runIf(hasPty)("draws a bar on a terminal, without colours under NO_COLOR, not at all on a dumb one", () => {
-    const onTerminal = (env: Record<string, string>) => {
-      const line = `stty cols 80 rows 24; "${process.execPath}" "${cli}" train --data "${data(2000)}" --epochs 1`;
+    const onTerminal = (images: number, env: Record<string, string>) => {
+      const line = `stty cols 80 rows 24; "${process.execPath}" "${cli}" train --data "${data(images)}" --epochs 1`;
       const environment: NodeJS.ProcessEnv = { ...process.env, TERM: "xterm-256color", ...env };
       delete environment.FORCE_COLOR;
       const run = spawnSync("script", ["-qec", line, "/dev/null"], { cwd: folder, encoding: "utf8", env: environment });
@@ -198,14 +198,14 @@ describe("the command", () => {
       return run.stdout;
     };
     const colours = new RegExp(`${ESCAPE}\\[[0-9;]*m`);
-    const bar = onTerminal({});
-    expect(bar).toMatch(/epoch 1\/1 .*━.* \d+\/63\r?\n/);
+    const bar = onTerminal(1000, {});
+    expect(bar).toMatch(/epoch 1\/1 .*━.* \d+\/32\r?\n/);
     expect(bar).toMatch(/loss [\d.]+ {2}accuracy [\d.]+ {2}[\d,]+ samples\/s {2}0:\d\d left/);
     expect(bar).toMatch(colours);
-    const colourless = onTerminal({ NO_COLOR: "1" });
+    const colourless = onTerminal(100, { NO_COLOR: "1" });
     expect(colourless).toMatch(/━/);
     expect(colourless).not.toMatch(colours);
-    const dumb = onTerminal({ TERM: "dumb" });
+    const dumb = onTerminal(100, { TERM: "dumb" });
     expect(dumb).not.toContain(ESCAPE);
     expect(dumb).not.toContain("━");
   });
