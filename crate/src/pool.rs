@@ -90,16 +90,27 @@ impl Pool {
     }
 }
 
-/// The vectors of a pixel: (channel, lanes).
+/// Calls a kernel's body for the vectors of a pixel with (channel, lanes): twice, so that `lanes` is a constant in the loop.
+macro_rules! for_vectors {
+    ($channels:expr, $body:expr) => {{
+        let whole = $channels / LANES * LANES;
+        for c in (0..whole).step_by(LANES) {
+            ($body)(c, LANES);
+        }
+        if whole < $channels {
+            ($body)(whole, $channels - whole);
+        }
+    }};
+}
+
 #[inline(always)]
-fn vectors(channels: usize, mut visit: impl FnMut(usize, usize)) {
-    let whole = channels / LANES * LANES;
-    for c in (0..whole).step_by(LANES) {
-        visit(c, LANES);
-    }
-    if whole < channels {
-        visit(whole, channels - whole);
-    }
+fn load(x: &[f32], len: usize) -> F32x4 {
+    if len == LANES { F32x4::load(x) } else { F32x4::load_partial(x, len) }
+}
+
+#[inline(always)]
+fn store(v: F32x4, y: &mut [f32], len: usize) {
+    if len == LANES { v.store(y) } else { v.store_partial(y, len) }
 }
 
 /// The larger one; NaN if either is.
@@ -121,15 +132,15 @@ pub fn forward(y: &mut [f32], x: &[f32], pool: Pool) {
         let mut pixels = y.chunks_exact_mut(channels);
         pool.windows(|at, [rows, columns]| {
             let y = pixels.next().expect("a window a pixel");
-            vectors(channels, |c, len| {
-                let mut best = F32x4::load_partial(&x[at + c..], len);
+            for_vectors!(channels, |c: usize, len: usize| {
+                let mut best = load(&x[at + c..], len);
                 for row in 0..rows {
                     for column in 0..columns {
-                        let x = F32x4::load_partial(&x[at + (row * pool.in_w + column) * channels + c..], len);
+                        let x = load(&x[at + (row * pool.in_w + column) * channels + c..], len);
                         best = larger(best, x);
                     }
                 }
-                best.store_partial(&mut y[c..], len);
+                store(best, &mut y[c..], len);
             });
         });
     }
@@ -142,11 +153,11 @@ fn halve(y: &mut [f32], x: &[f32], pool: Pool) {
         let (top, bottom) = x.split_at(row);
         let windows = top.chunks_exact(2 * channels).zip(bottom.chunks_exact(2 * channels));
         for (y, (top, bottom)) in y.chunks_exact_mut(channels).zip(windows) {
-            vectors(channels, |at, len| {
-                let load = |x: &[f32], at: usize| F32x4::load_partial(&x[at..], len);
+            for_vectors!(channels, |at: usize, len: usize| {
+                let load = |x: &[f32], at: usize| load(&x[at..], len);
                 let upper = larger(load(top, at), load(top, channels + at));
                 let best = larger(larger(upper, load(bottom, at)), load(bottom, channels + at));
-                best.store_partial(&mut y[at..], len);
+                store(best, &mut y[at..], len);
             });
         }
     }
@@ -176,14 +187,14 @@ fn scatter(dx: &mut [f32], dy: &[f32], x: &[f32], y: &[f32], pool: Pool) {
     let mut pixels = dy.chunks_exact(channels).zip(y.chunks_exact(channels));
     pool.windows(|at, [rows, columns]| {
         let (dy, y) = pixels.next().expect("y has a pixel for each window");
-        vectors(channels, |c, len| {
-            let (mut left, y) = (F32x4::load_partial(&dy[c..], len), F32x4::load_partial(&y[c..], len));
+        for_vectors!(channels, |c: usize, len: usize| {
+            let (mut left, y) = (load(&dy[c..], len), load(&y[c..], len));
             for row in 0..rows {
                 for column in 0..columns {
                     let at = at + (row * pool.in_w + column) * channels + c;
-                    let [taken, rest] = take(left, F32x4::load_partial(&x[at..], len), y);
+                    let [taken, rest] = take(left, load(&x[at..], len), y);
                     let dx = &mut dx[at..];
-                    (F32x4::load_partial(dx, len) + taken).store_partial(dx, len);
+                    store(load(dx, len) + taken, dx, len);
                     left = rest;
                 }
             }
@@ -207,13 +218,13 @@ fn spread(dx: &mut [f32], dy: &[f32], x: &[f32], y: &[f32], pool: Pool) {
         let dx = dtop.chunks_exact_mut(2 * channels).zip(dbottom.chunks_exact_mut(2 * channels));
         let read = dy.chunks_exact(channels).zip(y.chunks_exact(channels));
         for (((dtop, dbottom), (top, bottom)), (dy, y)) in dx.zip(x).zip(read) {
-            vectors(channels, |at, len| {
-                let load = |x: &[f32], at: usize| F32x4::load_partial(&x[at..], len);
+            for_vectors!(channels, |at: usize, len: usize| {
+                let load = |x: &[f32], at: usize| load(&x[at..], len);
                 let (mut left, y) = (load(dy, at), load(y, at));
                 for (dx, x) in [(&mut *dtop, top), (&mut *dbottom, bottom)] {
                     for at in [at, channels + at] {
                         let [taken, rest] = take(left, load(x, at), y);
-                        taken.store_partial(&mut dx[at..], len);
+                        store(taken, &mut dx[at..], len);
                         left = rest;
                     }
                 }

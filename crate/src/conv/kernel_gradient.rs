@@ -17,7 +17,7 @@ use core::ops::Range;
 pub const BLOCK: usize = 128;
 
 /// Weights in a tile, neighbours in (kernel column, channel).
-const WEIGHTS: usize = 6;
+const WEIGHTS: usize = 4;
 
 /// A block of eight channels of dy.
 type Block = [[f32; WIDTH]; BLOCK];
@@ -130,8 +130,6 @@ fn add_block(dkernel: &mut [f32], block: &Block, x: &[f32], pixels: &Rectangle, 
                         1 => tile::<1>(to, block, x, run),
                         2 => tile::<2>(to, block, x, run),
                         3 => tile::<3>(to, block, x, run),
-                        4 => tile::<4>(to, block, x, run),
-                        5 => tile::<5>(to, block, x, run),
                         _ => tile::<WEIGHTS>(to, block, x, run),
                     }
                     m += WEIGHTS;
@@ -159,20 +157,33 @@ struct Weights<'a> {
     width: usize,
 }
 
+#[inline(always)]
+fn multiply<const M: usize>(sums: &mut [[F32x4; 2]; M], dy: &[f32; WIDTH], x: &[f32]) {
+    let x: &[f32; M] = x.first_chunk().expect("the last pixel of a run lies inside x");
+    let dy = [F32x4::load(&dy[..LANES]), F32x4::load(&dy[LANES..])];
+    for m in 0..M {
+        let x = F32x4::splat(x[m]);
+        sums[m] = [sums[m][0] + x * dy[0], sums[m][1] + x * dy[1]];
+    }
+}
+
 /// M weights by eight channels: M values of x times eight of dy, over the pixels of `run`.
 #[inline(never)]
 fn tile<const M: usize>(to: Weights, block: &[[f32; WIDTH]], x: &[f32], run: Run) {
     let mut sums = [[F32x4::zero(); 2]; M];
+    let step = run.x_column;
     for row in 0..run.rows {
-        let mut at = row * run.x_row;
-        for dy in &block[row * run.block_row..][..run.columns] {
-            let d = [F32x4::load(&dy[..LANES]), F32x4::load(&dy[LANES..])];
-            let x = x[at..].first_chunk::<M>().expect("the last pixel of a run lies inside x");
-            for m in 0..M {
-                let x = F32x4::splat(x[m]);
-                sums[m] = [sums[m][0] + x * d[0], sums[m][1] + x * d[1]];
-            }
-            at += run.x_column;
+        let x = &x[row * run.x_row..][..(run.columns - 1) * step + M];
+        let dy = &block[row * run.block_row..][..run.columns];
+        // Ways to walk over x whose loops need no bounds checks.
+        if step == 1 {
+            dy.iter().zip(x.windows(M)).for_each(|(dy, x)| multiply(&mut sums, dy, x));
+        } else if step >= M {
+            let (last, dy) = dy.split_last().expect("a run has a pixel");
+            dy.iter().zip(x.chunks_exact(step)).for_each(|(dy, x)| multiply(&mut sums, dy, x));
+            multiply(&mut sums, last, &x[dy.len() * step..]);
+        } else {
+            dy.iter().enumerate().for_each(|(i, dy)| multiply(&mut sums, dy, &x[i * step..]));
         }
     }
     for (m, sums) in sums.iter().enumerate() {

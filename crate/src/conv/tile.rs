@@ -16,7 +16,7 @@ use crate::simd::{F32x4, LANES};
 pub const WIDTH: usize = 8;
 
 /// Pixels in a tile.
-const PIXELS: usize = 6;
+const PIXELS: usize = 4;
 
 /// Where an image's values lie: rows of `width` pixels of `channels` values.
 #[derive(Clone, Copy)]
@@ -94,8 +94,6 @@ pub fn sweep<R: Iterator<Item = Span>, C: Iterator<Item = Span>>(
                         1 => tile::<1>(y, x, panel, &mut pixels, taps, finish),
                         2 => tile::<2>(y, x, panel, &mut pixels, taps, finish),
                         3 => tile::<3>(y, x, panel, &mut pixels, taps, finish),
-                        4 => tile::<4>(y, x, panel, &mut pixels, taps, finish),
-                        5 => tile::<5>(y, x, panel, &mut pixels, taps, finish),
                         _ => tile::<PIXELS>(y, x, panel, &mut pixels, taps, finish),
                     }
                     left -= left.min(PIXELS);
