@@ -1,7 +1,7 @@
 //! dw\[kh\]\[kw\]\[c\]\[o\] = Σ over images and pixels of x·dy, and db\[o\] = Σdy.
 //!
 //! An image is cut into blocks of at most 128 pixels. For each block, eight channels of dy are copied together (so that
-//! they lie in neighbouring cache lines), and an outer-product tile of six weights by eight channels stays in
+//! they lie in neighbouring cache lines), and an outer-product tile of four weights by eight channels stays in
 //! registers over the block's pixels; then it is added to dw. A chunk of images has its own dw, a *partial*; the partials are
 //! added up in ascending order by [`crate::reduce::sum_partials`].
 //!

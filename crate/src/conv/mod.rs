@@ -5,7 +5,7 @@
 //! the sum over the taps that lie inside the image. The pads at the bottom and right follow from out_h and out_w, which
 //! may also be smaller than what would fit: then the last rows or columns are not computed.
 //!
-//! - [`tile`] is the idea: six pixels by eight output channels in registers, straight over the image.
+//! - [`tile`] is the idea: four pixels by eight output channels in registers, straight over the image.
 //! - [`forward`] is that tile over the image; [`input_gradient`] is it over dy with flipped weights ([`pack`]).
 //! - [`kernel_gradient`] is an outer-product tile over the pixels of a block of one image.
 //! - [`axis`] finds which positions have the same taps clipped at the border: a clipped tap is never multiplied.
