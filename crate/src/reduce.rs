@@ -9,9 +9,10 @@ use crate::simd::{F32x4, LANES};
 /// 31·2⁻²⁴ of the sum of magnitudes, whatever the length.
 pub const F32_TERMS: usize = 32;
 
+/// The i-th vector of each input.
 #[inline(always)]
-fn load<const M: usize>(inputs: &[&[f32]; M], at: usize) -> [F32x4; M] {
-    inputs.map(|x| F32x4::load(&x[at..]))
+fn load<const M: usize>(vectors: &[&[[f32; LANES]]; M], i: usize) -> [F32x4; M] {
+    vectors.map(|x| F32x4::load(&x[i]))
 }
 
 #[inline(always)]
@@ -19,65 +20,59 @@ fn load_partial<const M: usize>(inputs: &[&[f32]; M], at: usize, len: usize) -> 
     inputs.map(|x| F32x4::load_partial(&x[at..], len))
 }
 
+/// The whole vectors of inputs of `len` values. Sliced to a number that the loops know, so that their bounds checks go.
 #[inline(always)]
-fn same_length<const M: usize>(inputs: [&[f32]; M], len: usize) -> [&[f32]; M] {
+fn vectors<'a, const M: usize>(inputs: &[&'a [f32]; M], len: usize) -> [&'a [[f32; LANES]]; M] {
     inputs.map(|x| {
         assert_eq!(x.len(), len);
-        // Sliced to a length that the loops know, so that their bounds checks go.
-        &x[..len]
+        &x.as_chunks().0[..len / LANES]
     })
 }
 
 /// y\[i\] = f(inputs\[i\]).
 #[inline(always)]
 pub fn map<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> F32x4) {
-    let inputs = same_length(inputs, y.len());
-    let whole = y.len() / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        f(load(&inputs, i)).store(&mut y[i..]);
+    let xs = vectors(&inputs, y.len());
+    let (ys, tail) = y.as_chunks_mut::<LANES>();
+    for (i, y) in ys.iter_mut().enumerate() {
+        f(load(&xs, i)).store(y);
     }
-    let tail = y.len() - whole;
-    f(load_partial(&inputs, whole, tail)).store_partial(&mut y[whole..], tail);
+    let (at, len) = (ys.len() * LANES, tail.len());
+    f(load_partial(&inputs, at, len)).store_partial(tail, len);
 }
 
 /// y\[i\] = f(y\[i\], inputs\[i\]), in place.
 #[inline(always)]
 pub fn update<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn(F32x4, [F32x4; M]) -> F32x4) {
-    let inputs = same_length(inputs, y.len());
-    let whole = y.len() / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        f(F32x4::load(&y[i..]), load(&inputs, i)).store(&mut y[i..]);
-    }
-    let tail = y.len() - whole;
-    let y = &mut y[whole..];
-    f(F32x4::load_partial(y, tail), load_partial(&inputs, whole, tail)).store_partial(y, tail);
+    update_all([y], inputs, |[y], inputs| [f(y, inputs)]);
 }
 
 /// ys\[i\] = f(ys\[i\], inputs\[i\]), in place, for several arrays that change together.
 #[inline(always)]
 pub fn update_all<const K: usize, const M: usize>(
-    ys: [&mut [f32]; K],
+    mut ys: [&mut [f32]; K],
     inputs: [&[f32]; M],
     f: impl Fn([F32x4; K], [F32x4; M]) -> [F32x4; K],
 ) {
     let len = ys[0].len();
-    let inputs = same_length(inputs, len);
-    let mut ys = ys.map(|y| {
-        assert_eq!(y.len(), len);
-        &mut y[..len]
-    });
-    let whole = len / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        let values = f(core::array::from_fn(|k| F32x4::load(&ys[k][i..])), load(&inputs, i));
-        for (y, v) in ys.iter_mut().zip(values) {
-            v.store(&mut y[i..]);
+    let xs = vectors(&inputs, len);
+    let whole = len / LANES;
+    {
+        let mut ys = ys.each_mut().map(|y| {
+            assert_eq!(y.len(), len);
+            &mut y.as_chunks_mut::<LANES>().0[..whole]
+        });
+        for i in 0..whole {
+            let values = f(core::array::from_fn(|k| F32x4::load(&ys[k][i])), load(&xs, i));
+            for (y, v) in ys.iter_mut().zip(values) {
+                v.store(&mut y[i]);
+            }
         }
     }
-    let tail = len - whole;
-    let values =
-        f(core::array::from_fn(|k| F32x4::load_partial(&ys[k][whole..], tail)), load_partial(&inputs, whole, tail));
+    let (at, tail) = (whole * LANES, len - whole * LANES);
+    let values = f(core::array::from_fn(|k| F32x4::load_partial(&ys[k][at..], tail)), load_partial(&inputs, at, tail));
     for (y, v) in ys.iter_mut().zip(values) {
-        v.store_partial(&mut y[whole..], tail);
+        v.store_partial(&mut y[at..], tail);
     }
 }
 
@@ -102,27 +97,27 @@ fn add<const K: usize>(acc: &mut [F32x4; K], values: [F32x4; K]) {
 #[inline(always)]
 pub fn sums<const M: usize, const K: usize>(inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> [F32x4; K]) -> [f64; K] {
     let len = inputs[0].len();
-    let inputs = same_length(inputs, len);
+    let xs = vectors(&inputs, len);
+    let whole = len / LANES;
     let mut lanes = [[0.0f64; LANES]; K];
-    let whole = len / LANES * LANES;
-    let mut at = 0;
-    while at < whole {
-        let end = whole.min(at + LANES * F32_TERMS);
+    for first in (0..whole).step_by(F32_TERMS) {
+        let end = whole.min(first + F32_TERMS);
         // Two accumulators: one would wait on add latency.
         let (mut even, mut odd) = ([F32x4::zero(); K], [F32x4::zero(); K]);
-        while at + LANES < end {
-            add(&mut even, f(load(&inputs, at)));
-            add(&mut odd, f(load(&inputs, at + LANES)));
-            at += 2 * LANES;
+        let mut i = first;
+        while i + 1 < end {
+            add(&mut even, f(load(&xs, i)));
+            add(&mut odd, f(load(&xs, i + 1)));
+            i += 2;
         }
-        if at < end {
-            add(&mut even, f(load(&inputs, at)));
-            at += LANES;
+        if i < end {
+            add(&mut even, f(load(&xs, i)));
         }
         add(&mut even, odd);
         add_lanes(&mut lanes, even, LANES);
     }
-    add_lanes(&mut lanes, f(load_partial(&inputs, whole, len - whole)), len - whole);
+    let tail = len - whole * LANES;
+    add_lanes(&mut lanes, f(load_partial(&inputs, whole * LANES, tail)), tail);
     lanes.map(|l| l.iter().sum())
 }
 
@@ -159,18 +154,18 @@ pub fn map_rows<const M: usize, const N: usize>(
     channels: usize,
     f: impl Fn([F32x4; M], [F32x4; N]) -> F32x4,
 ) {
-    let inputs = same_length(inputs, y.len());
-    let tables = same_length(tables, channels);
     let whole = channels / LANES * LANES;
     let tail = channels - whole;
+    let table_vectors = vectors(&tables, channels);
     for (row, y) in y.chunks_exact_mut(channels).enumerate() {
         let inputs = inputs.map(|x| &x[row * channels..][..channels]);
-        for c in (0..whole).step_by(LANES) {
-            f(load(&inputs, c), load(&tables, c)).store(&mut y[c..]);
+        let xs = vectors(&inputs, channels);
+        let (ys, y_tail) = y.as_chunks_mut::<LANES>();
+        for (i, y) in ys[..whole / LANES].iter_mut().enumerate() {
+            f(load(&xs, i), load(&table_vectors, i)).store(y);
         }
         if tail > 0 {
-            f(load_partial(&inputs, whole, tail), load_partial(&tables, whole, tail))
-                .store_partial(&mut y[whole..], tail);
+            f(load_partial(&inputs, whole, tail), load_partial(&tables, whole, tail)).store_partial(y_tail, tail);
         }
     }
 }
@@ -218,21 +213,24 @@ pub fn column_sums<const M: usize, const N: usize, const K: usize>(
     f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
 ) -> [[f64; Columns::WIDTH]; K] {
     const VECTORS: usize = Columns::WIDTH / LANES;
-    let inputs = same_length(inputs, inputs[0].len());
-    let rows = inputs[0].len() / channels;
+    let len = inputs[0].len();
+    let rows = len / channels;
     let mut sums = [[[0.0f64; LANES]; K]; VECTORS];
     for first in (0..rows).step_by(F32_TERMS) {
         let mut acc = [[F32x4::zero(); K]; VECTORS];
         for row in first..rows.min(first + F32_TERMS) {
             let inputs = inputs.map(|x| &x[row * channels + columns.at..][..columns.width]);
-            for v in 0..VECTORS {
-                let values = if columns.width == Columns::WIDTH {
-                    load(&inputs, v * LANES)
-                } else {
+            if columns.width == Columns::WIDTH {
+                let xs = vectors(&inputs, Columns::WIDTH);
+                for v in 0..VECTORS {
+                    add(&mut acc[v], f(load(&xs, v), core::array::from_fn(|n| tables[n][v])));
+                }
+            } else {
+                for (v, acc) in acc.iter_mut().enumerate() {
                     let at = (v * LANES).min(columns.width);
-                    load_partial(&inputs, at, LANES.min(columns.width - at))
-                };
-                add(&mut acc[v], f(values, core::array::from_fn(|n| tables[n][v])));
+                    let values = load_partial(&inputs, at, LANES.min(columns.width - at));
+                    add(acc, f(values, core::array::from_fn(|n| tables[n][v])));
+                }
             }
         }
         for v in 0..VECTORS {
