@@ -212,29 +212,40 @@ pub fn column_sums<const M: usize, const N: usize, const K: usize>(
     tables: [ColumnVectors; N],
     f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
 ) -> [[f64; Columns::WIDTH]; K] {
+    // Two loops: with both loads in one, the sums would live in memory.
+    if columns.width == Columns::WIDTH {
+        sum_rows(inputs, channels, tables, f, |x, row, v| {
+            let x: &[f32; Columns::WIDTH] = x[row * channels + columns.at..].first_chunk().unwrap();
+            F32x4::load(&x[v * LANES..])
+        })
+    } else {
+        sum_rows(inputs, channels, tables, f, |x, row, v| {
+            let at = (v * LANES).min(columns.width);
+            F32x4::load_partial(&x[row * channels + columns.at + at..], LANES.min(columns.width - at))
+        })
+    }
+}
+
+#[inline(always)]
+fn sum_rows<const M: usize, const N: usize, const K: usize>(
+    inputs: [&[f32]; M],
+    channels: usize,
+    tables: [ColumnVectors; N],
+    f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    load: impl Fn(&[f32], usize, usize) -> F32x4,
+) -> [[f64; Columns::WIDTH]; K] {
     const VECTORS: usize = Columns::WIDTH / LANES;
-    let len = inputs[0].len();
-    let rows = len / channels;
+    let rows = inputs[0].len() / channels;
     let mut sums = [[[0.0f64; LANES]; K]; VECTORS];
     for first in (0..rows).step_by(F32_TERMS) {
         let mut acc = [[F32x4::zero(); K]; VECTORS];
         for row in first..rows.min(first + F32_TERMS) {
-            let inputs = inputs.map(|x| &x[row * channels + columns.at..][..columns.width]);
-            if columns.width == Columns::WIDTH {
-                let xs = vectors(&inputs, Columns::WIDTH);
-                for v in 0..VECTORS {
-                    add(&mut acc[v], f(load(&xs, v), core::array::from_fn(|n| tables[n][v])));
-                }
-            } else {
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    let at = (v * LANES).min(columns.width);
-                    let values = load_partial(&inputs, at, LANES.min(columns.width - at));
-                    add(acc, f(values, core::array::from_fn(|n| tables[n][v])));
-                }
+            for (v, acc) in acc.iter_mut().enumerate() {
+                add(acc, f(inputs.map(|x| load(x, row, v)), core::array::from_fn(|n| tables[n][v])));
             }
         }
-        for v in 0..VECTORS {
-            add_lanes(&mut sums[v], acc[v], LANES);
+        for (sums, acc) in sums.iter_mut().zip(acc) {
+            add_lanes(sums, acc, LANES);
         }
     }
     core::array::from_fn(|k| core::array::from_fn(|c| sums[c / LANES][k][c % LANES]))
