@@ -69,11 +69,6 @@ mod body {
         pub fn abs(self) -> Self {
             Self(f32x4_abs(self.0))
         }
-        /// Rounds to the nearest integer, ties to even.
-        #[inline(always)]
-        pub fn round(self) -> Self {
-            Self(f32x4_nearest(self.0))
-        }
         /// `self < low ? low : self`: a NaN in `self` passes.
         #[inline(always)]
         pub fn at_least(self, low: Self) -> Self {
@@ -103,11 +98,6 @@ mod body {
         #[inline(always)]
         pub fn from_bits(bits: I32x4) -> Self {
             Self(bits.0)
-        }
-        /// Truncates to i32, saturating; NaN gives 0.
-        #[inline(always)]
-        pub fn truncate(self) -> I32x4 {
-            I32x4(i32x4_trunc_sat_f32x4(self.0))
         }
         #[inline(always)]
         pub(super) fn add_(self, b: Self) -> Self {
@@ -166,11 +156,6 @@ mod body {
         #[inline(always)]
         pub fn shift_right(self, bits: u32) -> Self {
             Self(i32x4_shr(self.0, bits))
-        }
-        /// To f32, rounded to nearest.
-        #[inline(always)]
-        pub fn to_f32(self) -> F32x4 {
-            F32x4(f32x4_convert_i32x4(self.0))
         }
     }
 
@@ -247,11 +232,6 @@ mod body {
         pub fn abs(self) -> Self {
             Self(self.0.map(f32::abs))
         }
-        /// Rounds to the nearest integer, ties to even.
-        #[inline(always)]
-        pub fn round(self) -> Self {
-            Self(self.0.map(f32::round_ties_even))
-        }
         /// `self < low ? low : self`: a NaN in `self` passes.
         #[inline(always)]
         pub fn at_least(self, low: Self) -> Self {
@@ -281,11 +261,6 @@ mod body {
         #[inline(always)]
         pub fn from_bits(bits: I32x4) -> Self {
             Self(bits.0.map(|v| f32::from_bits(v.cast_unsigned())))
-        }
-        /// Truncates to i32, saturating; NaN gives 0.
-        #[inline(always)]
-        pub fn truncate(self) -> I32x4 {
-            I32x4(self.0.map(|v| v as i32))
         }
         #[inline(always)]
         pub(super) fn add_(self, b: Self) -> Self {
@@ -344,11 +319,6 @@ mod body {
         #[inline(always)]
         pub fn shift_right(self, bits: u32) -> Self {
             Self(self.0.map(|v| v >> bits))
-        }
-        /// To f32, rounded to nearest.
-        #[inline(always)]
-        pub fn to_f32(self) -> F32x4 {
-            F32x4(self.0.map(|v| v as f32))
         }
     }
 

@@ -1,9 +1,7 @@
 //! Activations, fused into other kernels or on their own.
 //!
-//! An activation is a small value with two methods, `value` and `slope`, over a vector; [`with_activation!`] turns the
-//! three numbers that cross the border (kind, p0, p1) into one, so that a kernel's loop is compiled for each of them.
-//! Those whose slope follows from their output y alone also have `slope_at_output`: backward then needs no
-//! pre-activation; [`with_output_slope!`] takes only them.
+//! An activation is a small value with three methods over a vector; [`with_activation!`] turns the three numbers that
+//! cross the border (kind, p0, p1) into one, so that a kernel's loop is compiled for it.
 //!
 //! At a kink the slope is 0 (leaky ReLU and ELU: α). Comparisons are written so that a NaN passes through every value.
 //! SiLU and GELU are z·(something that tends to 0), so f(−∞) = −∞·0 is NaN; every finite z gives a finite value.
@@ -45,11 +43,7 @@ pub trait Activation: Copy {
     fn value(self, z: F32x4) -> F32x4;
     /// f′(z).
     fn slope(self, z: F32x4) -> F32x4;
-}
-
-/// f′ from y = f(z).
-pub trait OutputSlope: Activation {
-    /// f′(z), given y = f(z).
+    /// f′(z), given y = f(z). SiLU and GELU have none.
     fn slope_at_output(self, y: F32x4) -> F32x4;
 }
 
@@ -77,9 +71,6 @@ impl Activation for Linear {
     fn slope(self, _z: F32x4) -> F32x4 {
         one()
     }
-}
-
-impl OutputSlope for Linear {
     #[inline(always)]
     fn slope_at_output(self, _y: F32x4) -> F32x4 {
         one()
@@ -99,9 +90,6 @@ impl Activation for Relu {
     fn slope(self, z: F32x4) -> F32x4 {
         F32x4::zero().less(z).select(one(), F32x4::zero())
     }
-}
-
-impl OutputSlope for Relu {
     #[inline(always)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
         self.slope(y)
@@ -126,9 +114,6 @@ impl Activation for Clip {
     fn slope(self, z: F32x4) -> F32x4 {
         slope_between(z, self.low, self.high, one())
     }
-}
-
-impl OutputSlope for Clip {
     #[inline(always)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
         self.slope(y)
@@ -151,9 +136,6 @@ impl Activation for LeakyRelu {
     fn slope(self, z: F32x4) -> F32x4 {
         F32x4::zero().less(z).select(one(), F32x4::splat(self.alpha))
     }
-}
-
-impl OutputSlope for LeakyRelu {
     #[inline(always)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
         self.slope(y)
@@ -175,123 +157,78 @@ impl Activation for HardSigmoid {
         // Of the rounded sum, so that it agrees with the slope at the output.
         slope_between(z + F32x4::splat(3.0), 0.0, 6.0, F32x4::splat(1.0 / 6.0))
     }
-}
-
-impl OutputSlope for HardSigmoid {
     #[inline(always)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
         slope_between(y, 0.0, 1.0, F32x4::splat(1.0 / 6.0))
     }
 }
 
-/// [`kind::TANH`].
+/// [`kind::TANH`], [`kind::SIGMOID`], [`kind::SILU`], [`kind::GELU`] and [`kind::ELU`]: told apart at every vector, because
+/// the choice is cheap beside an exponential, and four more copies of every loop were a sixth of the binary.
 #[derive(Clone, Copy)]
-pub struct Tanh;
-
-impl Activation for Tanh {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        tanh(z)
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        // tanh′ z = 4σ′(2z).
-        Sigmoid.slope(z + z) * F32x4::splat(4.0)
-    }
-}
-
-impl OutputSlope for Tanh {
-    #[inline(always)]
-    fn slope_at_output(self, y: F32x4) -> F32x4 {
-        (one() - y) * (one() + y)
-    }
-}
-
-/// [`kind::SIGMOID`].
-#[derive(Clone, Copy)]
-pub struct Sigmoid;
-
-impl Activation for Sigmoid {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        sigmoid(z)
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        // σ′ z = e^(−|z|)/(1 + e^(−|z|))²: 1 − σ would cancel.
-        let e = exp(-z.abs());
-        let sum = e + one();
-        e / (sum * sum)
-    }
-}
-
-impl OutputSlope for Sigmoid {
-    #[inline(always)]
-    fn slope_at_output(self, y: F32x4) -> F32x4 {
-        y * (one() - y)
-    }
-}
-
-/// [`kind::SILU`].
-#[derive(Clone, Copy)]
-pub struct Silu;
-
-impl Activation for Silu {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        z * sigmoid(z)
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        sigmoid(z) + z * Sigmoid.slope(z)
-    }
-}
-
-/// [`kind::GELU`].
-#[derive(Clone, Copy)]
-pub struct Gelu;
-
-impl Activation for Gelu {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        z * normal(z).0
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        let (cdf, density) = normal(z);
-        cdf + z * density
-    }
-}
-
-/// [`kind::ELU`].
-#[derive(Clone, Copy)]
-pub struct Elu {
-    /// The limit at −∞ is −α.
+pub struct Smooth {
+    /// Which of them.
+    pub kind: u32,
+    /// ELU's limit at −∞ is −α.
     pub alpha: f32,
 }
 
-impl Activation for Elu {
-    #[inline(always)]
+impl Activation for Smooth {
+    #[inline(never)]
     fn value(self, z: F32x4) -> F32x4 {
-        z.less(F32x4::zero()).select(exp_m1_of_negative(z.at_most(F32x4::zero())) * F32x4::splat(self.alpha), z)
+        match self.kind {
+            kind::TANH => tanh(z),
+            kind::SIGMOID => sigmoid(z),
+            kind::SILU => z * sigmoid(z),
+            kind::GELU => z * normal(z).0,
+            _ => {
+                let negative = exp_m1_of_negative(z.at_most(F32x4::zero())) * F32x4::splat(self.alpha);
+                z.less(F32x4::zero()).select(negative, z)
+            }
+        }
     }
-    #[inline(always)]
+
+    #[inline(never)]
     fn slope(self, z: F32x4) -> F32x4 {
-        F32x4::zero().less(z).select(one(), exp(z.at_most(F32x4::zero())) * F32x4::splat(self.alpha))
+        match self.kind {
+            // tanh′ z = 4σ′(2z).
+            kind::TANH => sigmoid_slope(z + z) * F32x4::splat(4.0),
+            kind::SIGMOID => sigmoid_slope(z),
+            kind::SILU => sigmoid(z) + z * sigmoid_slope(z),
+            kind::GELU => {
+                let (cdf, density) = normal(z);
+                cdf + z * density
+            }
+            _ => {
+                let negative = exp(z.at_most(F32x4::zero())) * F32x4::splat(self.alpha);
+                F32x4::zero().less(z).select(one(), negative)
+            }
+        }
     }
-}
 
-impl OutputSlope for Elu {
-    #[inline(always)]
+    #[inline(never)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
-        F32x4::zero().less(y).select(one(), y + F32x4::splat(self.alpha))
+        match self.kind {
+            kind::TANH => (one() - y) * (one() + y),
+            kind::SIGMOID => y * (one() - y),
+            kind::ELU => F32x4::zero().less(y).select(one(), y + F32x4::splat(self.alpha)),
+            kind => panic!("the slope of activation kind {kind} does not follow from its output"),
+        }
     }
 }
 
-/// Evaluates `$body` with `$f` bound to the [`OutputSlope`] of the given kind, or `$other` if it is none of these.
+/// σ′(z) = e^(−|z|)/(1 + e^(−|z|))²: 1 − σ would cancel.
+#[inline(always)]
+fn sigmoid_slope(z: F32x4) -> F32x4 {
+    let e = exp(-z.abs());
+    let sum = e + one();
+    e / (sum * sum)
+}
+
+/// Evaluates `$body` with `$f` bound to the [`Activation`] of the given kind.
 #[macro_export]
-macro_rules! with_output_slope {
-    ($kind:expr, $p0:expr, $p1:expr, |$f:ident| $body:expr, $other:expr) => {{
+macro_rules! with_activation {
+    ($kind:expr, $p0:expr, $p1:expr, |$f:ident| $body:expr) => {{
         use $crate::activation::{self, kind};
         macro_rules! with {
             ($value:expr) => {{
@@ -305,33 +242,10 @@ macro_rules! with_output_slope {
             kind::CLIP => with!(activation::Clip { low: $p0, high: $p1 }),
             kind::LEAKY_RELU => with!(activation::LeakyRelu { alpha: $p0 }),
             kind::HARD_SIGMOID => with!(activation::HardSigmoid),
-            kind::TANH => with!(activation::Tanh),
-            kind::SIGMOID => with!(activation::Sigmoid),
-            kind::ELU => with!(activation::Elu { alpha: $p0 }),
-            _ => $other,
+            smooth @ kind::TANH..=kind::ELU => with!(activation::Smooth { kind: smooth, alpha: $p0 }),
+            unknown => panic!("no activation has the kind {unknown}"),
         }
     }};
-}
-
-/// Evaluates `$body` with `$f` bound to the [`Activation`] of the given kind.
-#[macro_export]
-macro_rules! with_activation {
-    ($kind:expr, $p0:expr, $p1:expr, |$f:ident| $body:expr) => {
-        $crate::with_output_slope!($kind, $p0, $p1, |$f| $body, {
-            use $crate::activation::{self, kind};
-            match $kind {
-                kind::SILU => {
-                    let $f = activation::Silu;
-                    $body
-                }
-                kind::GELU => {
-                    let $f = activation::Gelu;
-                    $body
-                }
-                kind => panic!("no activation has the kind {kind}"),
-            }
-        })
-    };
 }
 
 /// y = f(x).
@@ -349,16 +263,12 @@ pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], kind: u32, p0: f32, p1: f
     with_activation!(kind, p0, p1, |f| map(dx, [dy, x], |[dy, x]| dy * f.slope(x)));
 }
 
-/// dx = dy·f′(x) from y = f(x), for the kinds of [`with_output_slope!`].
+/// dx = dy·f′(x) from y = f(x); not for SiLU and GELU.
 pub fn backward_from_output(dx: &mut [f32], dy: &[f32], y: &[f32], kind: u32, p0: f32, p1: f32) {
-    with_output_slope!(kind, p0, p1, |f| map(dx, [dy, y], |[dy, y]| dy * f.slope_at_output(y)), no_output_slope(kind));
+    with_activation!(kind, p0, p1, |f| map(dx, [dy, y], |[dy, y]| dy * f.slope_at_output(y)));
 }
 
 /// [`backward_from_output`] in place: dy becomes dx.
 pub fn backward_in_place(dy: &mut [f32], y: &[f32], kind: u32, p0: f32, p1: f32) {
-    with_output_slope!(kind, p0, p1, |f| update(dy, [y], |dy, [y]| dy * f.slope_at_output(y)), no_output_slope(kind));
-}
-
-fn no_output_slope(kind: u32) -> ! {
-    panic!("the slope of activation kind {kind} does not follow from its output");
+    with_activation!(kind, p0, p1, |f| update(dy, [y], |dy, [y]| dy * f.slope_at_output(y)));
 }
