@@ -48,8 +48,7 @@ export function run(file, args, { env = {}, show = "stderr", collect = false, wh
     const output = collect ? "pipe" : stream;
     const child = spawn(file, args, {
       cwd: root,
-      // No control characters in a file, even where the environment looks like a terminal or a CI.
-      env: { ...process.env, ...(stream.isTTY ? {} : { NO_COLOR: "1", FORCE_COLOR: undefined }), ...env },
+      env: { ...process.env, ...env },
       stdio: show === "terminal" ? "inherit" : ["ignore", output, output],
       // A session of its own does not hear the terminal's Ctrl-C.
       detached: whole,

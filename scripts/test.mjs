@@ -76,7 +76,9 @@ async function cargoTest(cargo) {
 async function vitest(filter) {
   const file = join(root, "target", "vitest.json");
   rmSync(file, { force: true });
-  const args = ["run", "--reporter=default", "--reporter=./scripts/vitest-counts.mjs", ...filter];
+  const reporters = ["--reporter=default", "--reporter=./scripts/vitest-counts.mjs"];
+  // Under CI=true vitest colours files too.
+  const args = ["run", ...reporters, ...(process.stdout.isTTY ? [] : ["--no-color"]), ...filter];
   const passed = await succeeds(process.execPath, [packaged("vitest", "vitest.mjs"), ...args], {
     EVENKEEL_COUNTS: file,
   });
