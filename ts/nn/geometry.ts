@@ -102,3 +102,29 @@ function resolvePads(
   const before = Math.floor(total / 2);
   return [before, total - before];
 }
+
+/** A window as kernels take it: a convolution's filters stand between the two. */
+export function windowArguments(window: Window): {
+  readonly image: readonly [
+    inHeight: number,
+    inWidth: number,
+    channels: number,
+    windowHeight: number,
+    windowWidth: number,
+  ];
+  readonly steps: readonly [
+    strideHeight: number,
+    strideWidth: number,
+    padTop: number,
+    padLeft: number,
+    outHeight: number,
+    outWidth: number,
+  ];
+} {
+  const { inHeight, inWidth, channels, windowHeight, windowWidth } = window;
+  const { strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth } = window;
+  return {
+    image: [inHeight, inWidth, channels, windowHeight, windowWidth],
+    steps: [strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth],
+  };
+}

@@ -1,6 +1,5 @@
 import { checkLabels, countSamples, type Labels, type Samples, valuesOf } from "../data/arrays.js";
 import { ArraySource, type BatchSource } from "../data/source.js";
-import { type decodeSafetensors, encodeSafetensors } from "../formats/safetensors.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import {
@@ -13,8 +12,7 @@ import {
   oneOf,
 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
-import { FormatError, NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
-import type { Program } from "../runtime/program.js";
+import { NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
@@ -22,12 +20,13 @@ import { Workspace } from "../runtime/workspace.js";
 import { Breather } from "./breather.js";
 import { type Callback, type History, Means, runEpochs } from "./fit.js";
 import { chain, type Node } from "./graph.js";
+import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
-import { type LossSum, type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
+import { type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
+import { encodeModel } from "./model-file.js";
 import { type Parameter, Parameters, type Weight } from "./parameters.js";
-import { type EvaluationPlan, type PredictionPlan, planEvaluation, planPrediction, variablesOf } from "./plan.js";
 import { Predictor } from "./predictor.js";
 import { summarize } from "./summary.js";
 import { Trainer } from "./trainer.js";
@@ -89,9 +88,8 @@ export interface ModelParts {
   readonly seed: number;
 }
 
-/** The version of what `toBytes` writes. */
-export const FILE_VERSION = "1";
-
+// They would change what the running call trains with.
+const NOT_IN_CALLBACKS: readonly string[] = ["fit", "trainOnBatch", "compile", "dispose"];
 const DEFAULT_BATCH = 32;
 // A stream of random numbers of its own: variables have 0, 1, 2…
 const SHUFFLE_STREAM = 0x5eed;
@@ -108,12 +106,11 @@ export class Model {
   readonly #nodes: readonly Node[];
   readonly #parameters: Parameters;
   readonly #workspace: Workspace;
-  readonly #evaluations = new Map<number, EvaluationPlan>();
-  readonly #predictions = new Map<number, PredictionPlan>();
+  readonly #inference: Inference;
   readonly #shuffle: Random;
   #compiled: Compiled | null = null;
-  /** The call that runs now. */
-  #busy: string | null = null;
+  /** The call that runs now, and whether it waits for callbacks. */
+  #busy: { readonly call: string; inCallback: boolean } | null = null;
   #disposed = false;
 
   /** @internal Use `sequential()`. */
@@ -129,7 +126,16 @@ export class Model {
     );
     this.#parameters = new Parameters(runtime, wanted);
     this.#parameters.initialize(seed);
-    this.#workspace = new Workspace(runtime);
+    const [nodes, parameters, workspace] = [this.#nodes, this.#parameters, new Workspace(runtime)];
+    this.#workspace = workspace;
+    this.#inference = new Inference({
+      runtime,
+      workspace,
+      nodes,
+      inputShape,
+      outputShape: this.outputShape,
+      parameters,
+    });
     this.#shuffle = new Random(seed, SHUFFLE_STREAM);
   }
 
@@ -167,8 +173,7 @@ export class Model {
       );
     }
     this.#parameters.prepareTraining(optimizer.slots);
-    for (const plan of this.#evaluations.values()) this.#workspace.remove(plan.program);
-    this.#evaluations.clear();
+    this.#inference.forgetEvaluations();
     this.#compiled?.trainer.forget();
     const trainer = new Trainer({
       runtime: this.#runtime,
@@ -192,7 +197,7 @@ export class Model {
    * infinity, which then changed nothing.
    */
   async fit(x: Samples, y: Labels, options: FitOptions = {}): Promise<History> {
-    const compiled = this.#begin("fit", true);
+    const compiled = this.#beginCompiled("fit");
     const known = ["epochs", "batchSize", "shuffle", "validationData", "validationSplit", "callbacks", "signal"];
     checkOptions("fit", options, known);
     const { epochs = 1, shuffle = true, validationData, validationSplit = 0, callbacks = [], signal } = options;
@@ -210,7 +215,7 @@ export class Model {
 
     compiled.trainer.prepare(batchSize);
     if (samples % batchSize > 0) compiled.trainer.prepare(samples % batchSize);
-    if (validation !== null) this.#prepareEvaluation(compiled, validation.samples, batchSize);
+    if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
     this.#checkStillThere(x);
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
@@ -224,7 +229,7 @@ export class Model {
         signal,
         step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels)),
         validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
-        outside: (call) => this.#unlocked(call),
+        outside: (call) => this.#outside(call),
       }),
     );
   }
@@ -233,7 +238,7 @@ export class Model {
    * One step on one batch; loss and accuracy are those before it. Errors as for `fit`.
    */
   async trainOnBatch(x: Samples, y: Labels): Promise<Figures> {
-    const compiled = this.#begin("trainOnBatch", true);
+    const compiled = this.#beginCompiled("trainOnBatch");
     const count = countSamples("trainOnBatch", x, this.inputShape);
     checkLabels("trainOnBatch", y, count, compiled.classes);
     compiled.trainer.prepare(count);
@@ -253,11 +258,11 @@ export class Model {
    * @throws {StateError} before `compile` or while another call runs; {@link ShapeError}, {@link ValueError} for data.
    */
   async evaluate(x: Samples, y: Labels, options: { readonly batchSize?: number } = {}): Promise<Figures> {
-    const compiled = this.#begin("evaluate", true);
+    const compiled = this.#beginCompiled("evaluate");
     const batchSize = this.#batchSize("evaluate", options);
     const count = countSamples("evaluate", x, this.inputShape);
     checkLabels("evaluate", y, count, compiled.classes);
-    this.#prepareEvaluation(compiled, count, batchSize);
+    this.#inference.prepareEvaluation(compiled.loss, count, batchSize);
     this.#checkStillThere(x);
     const source = new ArraySource({ x, y, end: count });
     return this.#locked("evaluate", () => this.#evaluate(compiled, source, batchSize));
@@ -272,12 +277,12 @@ export class Model {
     this.#begin("predict");
     const batchSize = this.#batchSize("predict", options);
     const count = countSamples("predict", x, this.inputShape);
-    this.#preparePrediction(count, batchSize);
+    this.#inference.preparePrediction(count, batchSize);
     this.#checkStillThere(x);
     const breather = new Breather();
     return this.#locked("predict", async () => {
       const data = new Float32Array(count * sizeOf(this.outputShape));
-      for (const filled of this.#predictInto(data, x, batchSize)) if (filled < count) await breather.breathe();
+      for (const _done of this.#inference.predict(data, x, batchSize)) await breather.breathe();
       return { shape: [count, ...this.outputShape], data };
     });
   }
@@ -299,9 +304,9 @@ export class Model {
       check: () => this.#checkAlive("its predictor"),
       unfolded: (x) => {
         const count = x.length / sizeOf(this.inputShape);
-        this.#preparePrediction(count, DEFAULT_BATCH);
+        this.#inference.preparePrediction(count, DEFAULT_BATCH);
         const data = new Float32Array(count * sizeOf(this.outputShape));
-        for (const _filled of this.#predictInto(data, x, DEFAULT_BATCH));
+        for (const _done of this.#inference.predict(data, x, DEFAULT_BATCH));
         return data;
       },
     });
@@ -323,7 +328,7 @@ export class Model {
    * @throws {StateError} before `compile`.
    */
   getGradients(): Weight[] {
-    this.#begin("getGradients", true);
+    this.#beginCompiled("getGradients");
     return this.#parameters.list
       .filter(({ layer, spec }) => spec.trainable && layer.parametersTrained)
       .map((parameter) => ({
@@ -363,48 +368,13 @@ export class Model {
   /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */
   toBytes(): Uint8Array {
     this.#checkAlive("toBytes");
-    const config = {
-      inputShape: this.inputShape,
-      layers: this.layers.map((layer) => layer.getConfig()),
-      updates: Object.fromEntries(
-        this.layers.flatMap((layer) => (layer instanceof BatchNormalization ? [[layer.name, layer.updateCount]] : [])),
-      ),
-    };
-    return encodeSafetensors(this.getWeights(), {
-      format: "evenkeel",
-      version: FILE_VERSION,
-      config: JSON.stringify(config),
-    });
-  }
-
-  /** @internal Takes weights and update counts from a file. */
-  restore(tensors: ReturnType<typeof decodeSafetensors>["tensors"], updates: Record<string, unknown>): void {
-    const weights = this.#parameters.list.map((parameter) => {
-      const stored = tensors.get(parameter.path);
-      if (stored?.dtype !== "F32" || !sameShape(stored.shape, parameter.spec.shape)) {
-        const got = stored === undefined ? "none" : `${stored.dtype} ${formatShape(stored.shape)}`;
-        throw new FormatError(
-          `the model file has no tensor "${parameter.path}" of F32 ${formatShape(parameter.spec.shape)}, but ${got}`,
-        );
-      }
-      return { data: stored.data };
-    });
-    this.setWeights(weights);
-    for (const layer of this.layers) {
-      if (!(layer instanceof BatchNormalization)) continue;
-      const count = updates[layer.name] as { weight?: unknown; updates?: unknown } | undefined;
-      const { weight, updates: number } = count ?? {};
-      if (typeof weight !== "number" || !(weight >= 0 && weight <= 1) || !Number.isSafeInteger(number)) {
-        throw new FormatError(`the model file has no update count for "${layer.name}"`);
-      }
-      layer.updateCount = { weight, updates: number as number };
-    }
+    return encodeModel(this);
   }
 
   /** Frees the model's memory; a second call does nothing, any other throws a {@link StateError}. */
   dispose(): void {
     if (this.#disposed) return;
-    if (this.#busy !== null) throw new StateError(`the model is in ${this.#busy}; await it before dispose`);
+    this.#begin("dispose");
     this.#disposed = true;
     this.#workspace.dispose();
     this.#parameters.dispose();
@@ -414,14 +384,22 @@ export class Model {
     if (this.#disposed) throw new StateError(`the model is disposed: ${call} is no longer possible; make a new one`);
   }
 
-  #begin(call: string): void;
-  #begin(call: string, training: true): Compiled;
-  #begin(call: string, training = false): Compiled | null {
+  /** @throws {StateError} unless the call is possible now. */
+  #begin(call: string): void {
     this.#checkAlive(call);
-    if (this.#busy !== null) {
-      throw new StateError(`the model is in ${this.#busy}: await it before ${call}, or call ${call} in a callback`);
+    if (this.#busy === null) return;
+    const { call: running, inCallback } = this.#busy;
+    if (!inCallback) {
+      throw new StateError(`the model is in ${running}: await it before ${call}, or call ${call} in a callback`);
     }
-    if (training && this.#compiled === null) {
+    if (NOT_IN_CALLBACKS.includes(call)) {
+      throw new StateError(`${call} is not possible in a callback of ${running}; await ${running} before`);
+    }
+  }
+
+  #beginCompiled(call: string): Compiled {
+    this.#begin(call);
+    if (this.#compiled === null) {
       throw new StateError(`${call} needs a compiled model; call compile({ optimizer, loss }) before`);
     }
     return this.#compiled;
@@ -429,7 +407,7 @@ export class Model {
 
   async #locked<T>(call: string, run: () => Promise<T>): Promise<T> {
     const before = this.#busy;
-    this.#busy = call;
+    this.#busy = { call, inCallback: false };
     try {
       return await run();
     } finally {
@@ -438,15 +416,14 @@ export class Model {
   }
 
   /** Callbacks may use the model: no step runs meanwhile. */
-  async #unlocked(run: () => Promise<void>): Promise<void> {
-    const before = this.#busy;
-    this.#busy = null;
+  async #outside(run: () => Promise<void>): Promise<void> {
+    const busy = this.#busy;
+    if (busy !== null) busy.inCallback = true;
     try {
       await run();
     } finally {
-      this.#busy = before;
+      if (busy !== null) busy.inCallback = false;
     }
-    this.#checkAlive("going on");
   }
 
   #batchSize(call: string, options: { readonly batchSize?: number }): number {
@@ -477,74 +454,18 @@ export class Model {
     return new ArraySource({ x: data[0], y: data[1], end: count });
   }
 
-  #prepareEvaluation({ loss }: Compiled, samples: number, batchSize: number): void {
-    for (const batch of batchSizes(samples, batchSize)) {
-      if (this.#evaluations.has(batch)) continue;
-      const { inputShape } = this;
-      const plan = planEvaluation({ nodes: this.#nodes, inputShape, batch, parameters: this.#parameters, loss });
-      this.#keep(this.#evaluations, batch, plan);
-    }
-  }
-
-  async #evaluate(compiled: Compiled, source: BatchSource, batchSize: number): Promise<Figures> {
-    const { loss, accuracy } = compiled;
-    const runtime = this.#runtime;
+  async #evaluate({ loss, accuracy }: Compiled, source: BatchSource, batchSize: number): Promise<Figures> {
     const means = new Means(accuracy);
     const breather = new Breather();
-    source.rewind();
-    this.#prepareEvaluation(compiled, source.samples, batchSize);
-    for (let done = 0; done < source.samples; ) {
-      const batch = Math.min(batchSize, source.samples - done);
-      const plan = this.#evaluations.get(batch) as EvaluationPlan;
-      const input = runtime.f32(plan.input.value, batch * sizeOf(this.inputShape));
-      source.next(input, runtime.i32(plan.labels.value, batch));
-      plan.program.run(runtime);
-      const sums: LossSum = loss.read(runtime, plan.lossSums);
-      means.add(sums, batch);
-      done += batch;
+    for (const { sums, count } of this.#inference.evaluate(loss, source, batchSize)) {
+      means.add(sums, count);
       await breather.breathe();
     }
     return means.values;
   }
-
-  #preparePrediction(samples: number, batchSize: number): void {
-    for (const batch of batchSizes(samples, batchSize)) {
-      if (this.#predictions.has(batch)) continue;
-      const variable = variablesOf(this.#parameters, false);
-      const plan = planPrediction({ nodes: this.#nodes, inputShape: this.inputShape, batch, variable });
-      this.#keep(this.#predictions, batch, plan);
-    }
-  }
-
-  /** Fills `data` batch by batch; yields how many samples are done. */
-  *#predictInto(data: Float32Array, x: Samples, batchSize: number): Generator<number> {
-    const runtime = this.#runtime;
-    const [inSize, outSize] = [sizeOf(this.inputShape), sizeOf(this.outputShape)];
-    const count = data.length / outSize;
-    for (let first = 0; first < count; first += batchSize) {
-      const batch = Math.min(batchSize, count - first);
-      const plan = this.#predictions.get(batch) as PredictionPlan;
-      runtime.f32(plan.input.value, batch * inSize).set(valuesOf(x).subarray(first * inSize, (first + batch) * inSize));
-      plan.program.run(runtime);
-      data.set(runtime.f32(plan.output.value, batch * outSize), first * outSize);
-      yield first + batch;
-    }
-  }
-
-  #keep<P extends { readonly program: Program }>(plans: Map<number, P>, batch: number, plan: P): void {
-    this.#workspace.add(plan.program);
-    plans.set(batch, plan);
-  }
 }
 
 makeDisposable(Model);
-
-/** The batch sizes that `samples` are worked off in: the full one, and that of a last, smaller batch. */
-function batchSizes(samples: number, batchSize: number): readonly number[] {
-  const full = Math.min(samples, batchSize);
-  const rest = samples % full;
-  return rest === 0 ? [full] : [full, rest];
-}
 
 function endsInSoftmax(nodes: readonly Node[]): boolean {
   return nodes.at(-1)?.operation instanceof SoftmaxOperation;

@@ -3,7 +3,15 @@ import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import { ELEMENTS, elementChunks, imagesPerPartial } from "../../runtime/chunks.js";
 import type { Program, Region } from "../../runtime/program.js";
 import { ceilDiv, type Shape } from "../../runtime/shape.js";
-import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
+import {
+  checkPadding,
+  checkPair,
+  type Padding,
+  type Pair,
+  resolveWindow,
+  type Window,
+  windowArguments,
+} from "../geometry.js";
 import {
   type Emission,
   Layer,
@@ -31,40 +39,10 @@ export interface Conv2dOptions extends LayerOptions {
   readonly useBias?: boolean;
 }
 
-/** The geometry arguments that all convolution kernels share, in their order. */
-type GeometryArguments = readonly [
-  inHeight: number,
-  inWidth: number,
-  inChannels: number,
-  kernelHeight: number,
-  kernelWidth: number,
-  outChannels: number,
-  strideHeight: number,
-  strideWidth: number,
-  padTop: number,
-  padLeft: number,
-  outHeight: number,
-  outWidth: number,
-];
-
-/** The arguments for a window and a number of filters. */
-function geometryArguments(window: Window, filters: number): GeometryArguments {
-  const { inHeight, inWidth, channels, windowHeight, windowWidth } = window;
-  const { strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth } = window;
-  return [
-    inHeight,
-    inWidth,
-    channels,
-    windowHeight,
-    windowWidth,
-    filters,
-    strideHeight,
-    strideWidth,
-    padTop,
-    padLeft,
-    outHeight,
-    outWidth,
-  ];
+/** The arguments that all convolution kernels share, in their order. */
+function geometryArguments(window: Window, filters: number) {
+  const { image, steps } = windowArguments(window);
+  return [...image, filters, ...steps] as const;
 }
 
 // The convolution tile computes 8 output channels at a time: kernels are packed in panels of 8.

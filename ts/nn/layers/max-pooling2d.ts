@@ -1,7 +1,15 @@
 import type { Region } from "../../runtime/program.js";
 import type { Shape } from "../../runtime/shape.js";
 import { sizeOf } from "../../runtime/shape.js";
-import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
+import {
+  checkPadding,
+  checkPair,
+  type Padding,
+  type Pair,
+  resolveWindow,
+  type Window,
+  windowArguments,
+} from "../geometry.js";
 import { type Emission, Layer, type LayerOptions, only, type Trained } from "../layer.js";
 
 /** Options of `layers.maxPooling2d`. */
@@ -67,34 +75,7 @@ export class MaxPooling2d extends Layer {
   }
 }
 
-type PoolArguments = readonly [
-  inHeight: number,
-  inWidth: number,
-  channels: number,
-  poolHeight: number,
-  poolWidth: number,
-  strideHeight: number,
-  strideWidth: number,
-  padTop: number,
-  padLeft: number,
-  outHeight: number,
-  outWidth: number,
-];
-
-function poolArguments(window: Window): PoolArguments {
-  const { inHeight, inWidth, channels, windowHeight, windowWidth } = window;
-  const { strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth } = window;
-  return [
-    inHeight,
-    inWidth,
-    channels,
-    windowHeight,
-    windowWidth,
-    strideHeight,
-    strideWidth,
-    padTop,
-    padLeft,
-    outHeight,
-    outWidth,
-  ];
+function poolArguments(window: Window) {
+  const { image, steps } = windowArguments(window);
+  return [...image, ...steps] as const;
 }

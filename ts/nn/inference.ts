@@ -1,0 +1,123 @@
+import { type Samples, valuesOf } from "../data/arrays.js";
+import type { BatchSource } from "../data/source.js";
+import type { Program } from "../runtime/program.js";
+import type { Runtime } from "../runtime/runtime.js";
+import { type Shape, sizeOf } from "../runtime/shape.js";
+import type { Workspace } from "../runtime/workspace.js";
+import type { Node } from "./graph.js";
+import type { LossSum, SparseCategoricalCrossentropy } from "./losses.js";
+import type { Parameters } from "./parameters.js";
+import { type EvaluationPlan, type PredictionPlan, planEvaluation, planPrediction, variablesOf } from "./plan.js";
+
+/** Evaluation and prediction by the running statistics: changes nothing that lasts. */
+export class Inference {
+  readonly #runtime: Runtime;
+  readonly #workspace: Workspace;
+  readonly #nodes: readonly Node[];
+  readonly #inputShape: Shape;
+  readonly #outputSize: number;
+  readonly #parameters: Parameters;
+  readonly #evaluations = new Map<number, EvaluationPlan>();
+  readonly #predictions = new Map<number, PredictionPlan>();
+
+  constructor({
+    runtime,
+    workspace,
+    nodes,
+    inputShape,
+    outputShape,
+    parameters,
+  }: {
+    readonly runtime: Runtime;
+    readonly workspace: Workspace;
+    readonly nodes: readonly Node[];
+    readonly inputShape: Shape;
+    readonly outputShape: Shape;
+    readonly parameters: Parameters;
+  }) {
+    this.#runtime = runtime;
+    this.#workspace = workspace;
+    this.#nodes = nodes;
+    this.#inputShape = inputShape;
+    this.#outputSize = sizeOf(outputShape);
+    this.#parameters = parameters;
+  }
+
+  /** Plans the evaluation of `samples`, unless that was done before. @throws {MemoryLimitError} when there is no room. */
+  prepareEvaluation(loss: SparseCategoricalCrossentropy, samples: number, batchSize: number): void {
+    for (const batch of batchSizes(samples, batchSize)) {
+      if (this.#evaluations.has(batch)) continue;
+      const plan = planEvaluation({
+        nodes: this.#nodes,
+        inputShape: this.#inputShape,
+        batch,
+        parameters: this.#parameters,
+        loss,
+      });
+      this.#keep(this.#evaluations, batch, plan);
+    }
+  }
+
+  /** Evaluates a source batch by batch: yields each batch's sums and size. */
+  *evaluate(
+    loss: SparseCategoricalCrossentropy,
+    source: BatchSource,
+    batchSize: number,
+  ): Generator<{ readonly sums: LossSum; readonly count: number }> {
+    const runtime = this.#runtime;
+    this.prepareEvaluation(loss, source.samples, batchSize);
+    source.rewind();
+    for (let done = 0; done < source.samples; ) {
+      const count = Math.min(batchSize, source.samples - done);
+      const plan = this.#evaluations.get(count) as EvaluationPlan;
+      const input = runtime.f32(plan.input.value, count * sizeOf(this.#inputShape));
+      source.next(input, runtime.i32(plan.labels.value, count));
+      plan.program.run(runtime);
+      yield { sums: loss.read(runtime, plan.lossSums), count };
+      done += count;
+    }
+  }
+
+  /** Drops the plans that belong to a loss. */
+  forgetEvaluations(): void {
+    for (const { program } of this.#evaluations.values()) this.#workspace.remove(program);
+    this.#evaluations.clear();
+  }
+
+  /** Plans the prediction of `samples`, unless that was done before. @throws {MemoryLimitError} when there is no room. */
+  preparePrediction(samples: number, batchSize: number): void {
+    for (const batch of batchSizes(samples, batchSize)) {
+      if (this.#predictions.has(batch)) continue;
+      const variable = variablesOf(this.#parameters, false);
+      const plan = planPrediction({ nodes: this.#nodes, inputShape: this.#inputShape, batch, variable });
+      this.#keep(this.#predictions, batch, plan);
+    }
+  }
+
+  /** Fills `outputs` batch by batch; yields how many samples are done. */
+  *predict(outputs: Float32Array, x: Samples, batchSize: number): Generator<number> {
+    const runtime = this.#runtime;
+    const inSize = sizeOf(this.#inputShape);
+    const samples = outputs.length / this.#outputSize;
+    for (let first = 0; first < samples; first += batchSize) {
+      const count = Math.min(batchSize, samples - first);
+      const plan = this.#predictions.get(count) as PredictionPlan;
+      runtime.f32(plan.input.value, count * inSize).set(valuesOf(x).subarray(first * inSize, (first + count) * inSize));
+      plan.program.run(runtime);
+      outputs.set(runtime.f32(plan.output.value, count * this.#outputSize), first * this.#outputSize);
+      yield first + count;
+    }
+  }
+
+  #keep<P extends { readonly program: Program }>(plans: Map<number, P>, batch: number, plan: P): void {
+    this.#workspace.add(plan.program);
+    plans.set(batch, plan);
+  }
+}
+
+/** The batch sizes that `samples` are worked off in: the full one, and that of a last, smaller batch. */
+function batchSizes(samples: number, batchSize: number): readonly number[] {
+  const full = Math.min(samples, batchSize);
+  const rest = samples % full;
+  return rest === 0 ? [full] : [full, rest];
+}

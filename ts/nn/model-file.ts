@@ -1,0 +1,132 @@
+import type { Evenkeel } from "../evenkeel.js";
+import { decodeSafetensors, encodeSafetensors } from "../formats/safetensors.js";
+import { checkOptions, formatValue, listNames } from "../runtime/check.js";
+import { FormatError, NameError, ShapeError, ValueError } from "../runtime/errors.js";
+import { formatShape, sameShape } from "../runtime/shape.js";
+import type { Layer } from "./layer.js";
+import { BatchNormalization } from "./layers/batch-normalization.js";
+import { layers as makers } from "./layers/index.js";
+import { Input } from "./layers/input.js";
+import type { Model } from "./model.js";
+import { sequential } from "./sequential.js";
+
+const FILE_VERSION = "1";
+
+type StoredTensors = ReturnType<typeof decodeSafetensors>["tensors"];
+
+/** A model as a safetensors file: weights, and in the metadata its layers and update counts. */
+export function encodeModel(model: Model): Uint8Array {
+  const norms = model.layers.filter((layer) => layer instanceof BatchNormalization);
+  const config = {
+    inputShape: model.inputShape,
+    layers: model.layers.map((layer) => layer.getConfig()),
+    updates: Object.fromEntries(norms.map((norm) => [norm.name, norm.updateCount])),
+  };
+  return encodeSafetensors(model.getWeights(), {
+    format: "evenkeel",
+    version: FILE_VERSION,
+    config: JSON.stringify(config),
+  });
+}
+
+/**
+ * A model from the bytes of `model.toBytes()`: the same predictions, bit for bit. Layers start in the state "training";
+ * `compile` it anew to train on.
+ *
+ * @throws {FormatError} for bytes that are no such file, or of a later version.
+ */
+export async function loadModel(bytes: Uint8Array, options: { readonly runtime?: Evenkeel } = {}): Promise<Model> {
+  checkOptions("loadModel", options, ["runtime"]);
+  const { tensors, metadata } = decodeSafetensors(bytes);
+  if (metadata.format !== "evenkeel") {
+    throw new FormatError(
+      `this safetensors file is no evenkeel model: its metadata says format ${formatValue(metadata.format)}, not ` +
+        `"evenkeel"; save models with model.toBytes() or saveModel()`,
+    );
+  }
+  if (metadata.version !== FILE_VERSION) {
+    throw new FormatError(
+      `this model file has version ${formatValue(metadata.version)}, expected "${FILE_VERSION}"; update evenkeel`,
+    );
+  }
+  const config = parseConfig(metadata.config);
+  let entries: [Input, ...Layer[]];
+  try {
+    entries = [new Input({ shape: config.inputShape }), ...config.layers.map(makeLayer)];
+  } catch (error) {
+    throw asFormatError(error);
+  }
+  let model: Model;
+  try {
+    model = await sequential(entries, options);
+  } catch (error) {
+    throw asFormatError(error);
+  }
+  try {
+    restore(model, tensors, config.updates);
+  } catch (error) {
+    model.dispose();
+    throw asFormatError(error);
+  }
+  return model;
+}
+
+interface FileConfig {
+  readonly inputShape: readonly number[];
+  readonly layers: readonly Record<string, unknown>[];
+  readonly updates: Record<string, unknown>;
+}
+
+function parseConfig(text: string | undefined): FileConfig {
+  let config: Partial<FileConfig> | null = null;
+  try {
+    config = JSON.parse(text ?? "");
+  } catch {
+    // Reported below.
+  }
+  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;
+  const { inputShape, layers, updates } = config ?? {};
+  if (!Array.isArray(inputShape) || !Array.isArray(layers) || !layers.every(isObject) || !isObject(updates)) {
+    throw new FormatError("the metadata of this model file has no readable config; was it cut or edited?");
+  }
+  return { inputShape, layers, updates };
+}
+
+function makeLayer({ type, ...options }: Record<string, unknown>): Layer {
+  const known = Object.keys(makers).filter((name) => name !== "input");
+  if (typeof type !== "string" || !known.includes(type)) {
+    throw new NameError(`there is no layer type ${formatValue(type)}; there are ${listNames(known)}`);
+  }
+  const make = makers[type as keyof typeof makers] as (options: unknown) => Layer;
+  return make(options);
+}
+
+/** What is wrong with a config is a fault of the file. */
+function asFormatError(error: unknown): unknown {
+  const known = error instanceof NameError || error instanceof ValueError || error instanceof ShapeError;
+  return known
+    ? new FormatError(`the model file does not describe a model: ${error.message}`, { cause: error })
+    : error;
+}
+
+/** Puts weights and update counts from a file into a new model. */
+function restore(model: Model, tensors: StoredTensors, updates: Record<string, unknown>): void {
+  const weights = model.getWeights().map(({ name, shape }) => {
+    const stored = tensors.get(name);
+    if (stored?.dtype !== "F32" || !sameShape(stored.shape, shape)) {
+      const got = stored === undefined ? "none" : `${stored.dtype} ${formatShape(stored.shape)}`;
+      throw new FormatError(`the model file has no tensor "${name}" of F32 ${formatShape(shape)}, but ${got}`);
+    }
+    return { name, shape, data: stored.data };
+  });
+  model.setWeights(weights);
+  for (const layer of model.layers) {
+    if (!(layer instanceof BatchNormalization)) continue;
+    const count = updates[layer.name] as { weight?: unknown; updates?: unknown } | undefined;
+    const { weight, updates: number } = count ?? {};
+    if (typeof weight !== "number" || !(weight >= 0 && weight <= 1) || !Number.isSafeInteger(number)) {
+      throw new FormatError(`the model file has no update count for "${layer.name}"`);
+    }
+    layer.updateCount = { weight, updates: number as number };
+  }
+}
