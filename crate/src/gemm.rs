@@ -34,7 +34,11 @@ impl Left for Rows<'_> {
     fn each<const P: usize>(self, m: usize, first: usize, depth: usize, mut step: impl FnMut(usize, [f32; P])) {
         let rows: [&[f32]; P] = core::array::from_fn(|p| &self.values[(m + p) * self.width + first..][..depth]);
         for k in 0..depth {
-            step(k, rows.map(|row| row[k]));
+            let mut values = [0.0; P];
+            for p in 0..P {
+                values[p] = rows[p][k];
+            }
+            step(k, values);
         }
     }
 }
@@ -65,9 +69,9 @@ fn product(c: &mut [f32], a: impl Left, b: impl Right, bias: &[f32], depth: usiz
     let mut n = 0;
     while n < columns {
         match columns - n {
-            0..=4 => group::<1, 6>(c, a, b, bias, depth, [n, columns], clamp),
-            9..=12 => group::<3, 4>(c, a, b, bias, depth, [n, columns], clamp),
-            _ => group::<2, 6>(c, a, b, bias, depth, [n, columns], clamp),
+            0..=4 => group::<1, 4>(c, a, b, bias, depth, [n, columns], clamp),
+            9..=12 => group::<3, 2>(c, a, b, bias, depth, [n, columns], clamp),
+            _ => group::<2, 4>(c, a, b, bias, depth, [n, columns], clamp),
         }
         n += match columns - n {
             0..=4 => 4,
@@ -141,7 +145,9 @@ fn tile<const V: usize, const P: usize>(
     if !finish.start {
         for p in 0..P {
             for v in 0..V {
-                sums[p][v] = F32x4::load_partial(&c[p * columns + v * LANES..], finish.lanes[v]);
+                let c = &c[p * columns + v * LANES..];
+                sums[p][v] =
+                    if finish.lanes[v] == LANES { F32x4::load(c) } else { F32x4::load_partial(c, finish.lanes[v]) };
             }
         }
     }
@@ -157,7 +163,8 @@ fn tile<const V: usize, const P: usize>(
     for p in 0..P {
         for v in 0..V {
             let sum = finish.clamp.apply(sums[p][v] + finish.bias[v]);
-            sum.store_partial(&mut c[p * columns + v * LANES..], finish.lanes[v]);
+            let c = &mut c[p * columns + v * LANES..];
+            if finish.lanes[v] == LANES { sum.store(c) } else { sum.store_partial(c, finish.lanes[v]) }
         }
     }
 }

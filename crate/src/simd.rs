@@ -355,15 +355,19 @@ impl F32x4 {
     /// The first `len` values of `x` (0–4), the other lanes 0: for tails, see [`crate::reduce`].
     #[inline(always)]
     pub fn load_partial(x: &[f32], len: usize) -> Self {
-        let mut lanes = [0.0; LANES];
-        lanes[..len].copy_from_slice(&x[..len]);
-        Self::from_array(lanes)
+        // Not a copy of `len` values: in wasm that is a call into the engine, 10 ns.
+        let lane = |i| if i < len { x[i] } else { 0.0 };
+        Self::from_array([lane(0), lane(1), lane(2), lane(3)])
     }
 
     /// Writes the first `len` lanes (0–4): for tails, see [`crate::reduce`].
     #[inline(always)]
     pub fn store_partial(self, y: &mut [f32], len: usize) {
-        y[..len].copy_from_slice(&self.to_array()[..len]);
+        for (i, lane) in self.to_array().into_iter().enumerate() {
+            if i < len {
+                y[i] = lane;
+            }
+        }
     }
 }
 

@@ -80,8 +80,10 @@ fn copy(block: &mut Block, dy: &[f32], pixels: &Rectangle, channels: Range<usize
     for row in pixels.rows.clone() {
         for column in pixels.columns.clone() {
             let dy = &dy[(row * g.out_w + column) * g.out_channels..][channels.clone()];
-            block[at][..dy.len()].copy_from_slice(dy);
-            block[at][dy.len()..].fill(0.0);
+            block[at] = match dy.first_chunk() {
+                Some(dy) => *dy,
+                None => core::array::from_fn(|i| dy.get(i).copied().unwrap_or(0.0)),
+            };
             at += 1;
         }
     }

@@ -18,6 +18,12 @@ pub const WIDTH: usize = 8;
 /// Pixels in a tile.
 const PIXELS: usize = 4;
 
+/// Most taps · channels of a pixel that are gathered first: see [`gathered`].
+const GATHERED: usize = 128;
+
+/// Runs of this many values are read in place.
+const LONG_RUN: usize = 16;
+
 /// Where an image's values lie: rows of `width` pixels of `channels` values.
 #[derive(Clone, Copy)]
 pub struct Image {
@@ -62,44 +68,51 @@ pub fn sweep<R: Iterator<Item = Span>, C: Iterator<Item = Span>>(
     columns: impl Fn() -> C,
     clamp: Clamp,
 ) {
-    let channels = x_image.channels;
-    let panel_len = kernel.rows * kernel.columns * channels * WIDTH;
-    for (o, panel) in (0..y_image.channels).step_by(WIDTH).zip(kernel.panels.chunks_exact(panel_len)) {
-        let width = WIDTH.min(y_image.channels - o);
-        let mut b = [0.0; WIDTH];
-        if !bias.is_empty() {
-            b[..width].copy_from_slice(&bias[o..o + width]);
-        }
-        let finish = Finish { bias: halves(&b), clamp, width };
+    let panel_len = kernel.rows * kernel.columns * x_image.channels * WIDTH;
+    let images = [y_image, x_image];
+    let terms = panel_len / WIDTH;
+    if kernel.columns * x_image.channels < LONG_RUN && terms <= GATHERED {
         for rows in rows() {
             for columns in columns() {
-                let mut taps = Taps {
-                    rows: if columns.taps > 0 { rows.taps } else { 0 },
-                    columns: columns.taps,
-                    run: channels,
-                    x_row: x_image.width * channels,
-                    x_column: channels,
-                    panel: (rows.tap * kernel.columns + columns.tap) * channels,
-                    panel_row: rows.tap_step * kernel.columns * channels,
-                    panel_column: columns.tap_step * channels,
-                };
-                if columns.tap_step == 1 {
-                    (taps.run, taps.columns) = (columns.taps * channels, 1);
-                }
-                let mut pixels = Pixels { images: [y_image, x_image], rows, columns, row: 0, column: 0 };
-                let mut left = rows.count * columns.count;
-                while left > 0 {
-                    let y = &mut y[o..];
-                    match left {
+                let taps = Taps::new(x_image, kernel, rows, columns);
+                gathered(y, x, kernel.panels, panel_len, bias, Pixels::new(images, rows, columns), taps, clamp);
+            }
+        }
+        return;
+    }
+    for (o, panel) in (0..y_image.channels).step_by(WIDTH).zip(kernel.panels.chunks_exact(panel_len)) {
+        let finish = Finish::new(bias, clamp, o, y_image.channels);
+        for rows in rows() {
+            for columns in columns() {
+                let taps = Taps::new(x_image, kernel, rows, columns);
+                let mut pixels = Pixels::new(images, rows, columns);
+                let y = &mut y[o..];
+                while pixels.left > 0 {
+                    match pixels.left {
                         1 => tile::<1>(y, x, panel, &mut pixels, taps, finish),
                         2 => tile::<2>(y, x, panel, &mut pixels, taps, finish),
                         3 => tile::<3>(y, x, panel, &mut pixels, taps, finish),
                         _ => tile::<PIXELS>(y, x, panel, &mut pixels, taps, finish),
                     }
-                    left -= left.min(PIXELS);
                 }
             }
         }
+    }
+}
+
+impl Taps {
+    fn new(x: Image, kernel: Packed, rows: Span, columns: Span) -> Self {
+        let taps = Self {
+            rows: if columns.taps > 0 { rows.taps } else { 0 },
+            columns: columns.taps,
+            run: x.channels,
+            x_row: x.width * x.channels,
+            x_column: x.channels,
+            panel: (rows.tap * kernel.columns + columns.tap) * x.channels,
+            panel_row: rows.tap_step * kernel.columns * x.channels,
+            panel_column: columns.tap_step * x.channels,
+        };
+        if columns.tap_step == 1 { Self { run: columns.taps * x.channels, columns: 1, ..taps } } else { taps }
     }
 }
 
@@ -110,13 +123,19 @@ struct Pixels {
     columns: Span,
     row: usize,
     column: usize,
+    left: usize,
 }
 
 impl Pixels {
+    fn new(images: [Image; 2], rows: Span, columns: Span) -> Self {
+        Self { images, rows, columns, row: 0, column: 0, left: rows.count * columns.count }
+    }
+
     /// Where the next pixel begins in y and where its taps begin in x.
     #[inline(always)]
     fn next(&mut self) -> [usize; 2] {
-        let Self { images: [y, x], rows, columns, row, column } = *self;
+        let Self { images: [y, x], rows, columns, row, column, .. } = *self;
+        self.left -= 1;
         self.column += 1;
         if self.column == columns.count {
             (self.row, self.column) = (row + 1, 0);
@@ -137,6 +156,20 @@ struct Finish {
 }
 
 impl Finish {
+    /// For the channels from `o` on, of `channels`.
+    #[inline(always)]
+    fn new(bias: &[f32], clamp: Clamp, o: usize, channels: usize) -> Self {
+        let width = WIDTH.min(channels - o);
+        let bias = match bias.get(o..) {
+            None | Some([]) => [F32x4::zero(); 2],
+            Some(bias) => match bias.first_chunk() {
+                Some(bias) => halves(bias),
+                None => halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0))),
+            },
+        };
+        Self { bias, clamp, width }
+    }
+
     #[inline(always)]
     fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
         let [low, high] = [0, 1].map(|i| self.clamp.apply(sums[i] + self.bias[i]));
@@ -179,5 +212,77 @@ fn tile<const P: usize>(y: &mut [f32], x: &[f32], panel: &[f32], pixels: &mut Pi
     }
     for p in 0..P {
         finish.store(&mut y[at[p][0]..], sums[p]);
+    }
+}
+
+/// All pixels and all panels, for kernels with short runs (few channels): each tile first copies the values that its pixels
+/// read together, [term][pixel], for all panels. In place, finding a run costs as much as the run.
+#[inline(never)]
+fn gathered(
+    y: &mut [f32],
+    x: &[f32],
+    panels: &[f32],
+    panel_len: usize,
+    bias: &[f32],
+    mut pixels: Pixels,
+    taps: Taps,
+    clamp: Clamp,
+) {
+    let channels = pixels.images[0].channels;
+    // The values are side by side, whatever was between them in x; so, mostly, are their weights.
+    let whole = taps.columns == 1 && taps.panel_row == taps.run;
+    let weights = if whole { Taps { rows: 1, run: taps.rows * taps.run, ..taps } } else { taps };
+    let mut values = [[0.0; PIXELS]; GATHERED];
+    while pixels.left > 0 {
+        let count = pixels.left.min(PIXELS);
+        let mut at = [pixels.next(); PIXELS];
+        for at in &mut at[1..count] {
+            *at = pixels.next();
+        }
+        // Pixels whose values are neighbours, so that a vector of x holds one of each.
+        let neighbours = (1..PIXELS).all(|p| at[p][1] == at[0][1] + p);
+        let mut term = 0;
+        for row in 0..taps.rows {
+            for column in 0..taps.columns {
+                let offset = row * taps.x_row + column * taps.x_column;
+                let values = &mut values[term..][..taps.run];
+                if neighbours {
+                    let x = &x[at[0][1] + offset..][..taps.run + PIXELS - 1];
+                    for (values, x) in values.iter_mut().zip(x.windows(PIXELS)) {
+                        F32x4::load(x).store(values);
+                    }
+                } else {
+                    for p in 0..PIXELS {
+                        let x = &x[at[p][1] + offset..][..taps.run];
+                        for (values, x) in values.iter_mut().zip(x) {
+                            values[p] = *x;
+                        }
+                    }
+                }
+                term += taps.run;
+            }
+        }
+        for (o, panel) in (0..channels).step_by(WIDTH).zip(panels.chunks_exact(panel_len)) {
+            let (panel, _) = panel.as_chunks::<WIDTH>();
+            let mut sums = [[F32x4::zero(); 2]; PIXELS];
+            let mut term = 0;
+            for row in 0..weights.rows {
+                for column in 0..weights.columns {
+                    let at = weights.panel + row * weights.panel_row + column * weights.panel_column;
+                    for (values, w) in values[term..][..weights.run].iter().zip(&panel[at..][..weights.run]) {
+                        let w = halves(w);
+                        for p in 0..PIXELS {
+                            let x = F32x4::splat(values[p]);
+                            sums[p] = [sums[p][0] + x * w[0], sums[p][1] + x * w[1]];
+                        }
+                    }
+                    term += weights.run;
+                }
+            }
+            let finish = Finish::new(bias, clamp, o, channels);
+            for p in 0..count {
+                finish.store(&mut y[at[p][0] + o..], sums[p]);
+            }
+        }
     }
 }
