@@ -35,8 +35,8 @@ impl Left for Rows<'_> {
         let rows: [&[f32]; P] = core::array::from_fn(|p| &self.values[(m + p) * self.width + first..][..depth]);
         for k in 0..depth {
             let mut values = [0.0; P];
-            for p in 0..P {
-                values[p] = rows[p][k];
+            for (value, row) in values.iter_mut().zip(&rows) {
+                *value = row[k];
             }
             step(k, values);
         }

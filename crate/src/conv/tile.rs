@@ -280,8 +280,11 @@ fn gathered(
                 }
             }
             let finish = Finish::new(bias, clamp, o, channels);
-            for p in 0..count {
-                finish.store(&mut y[at[p][0] + o..], sums[p]);
+            // Not `0..count`: an index that is no constant would move the sums through memory.
+            for p in 0..PIXELS {
+                if p < count {
+                    finish.store(&mut y[at[p][0] + o..], sums[p]);
+                }
             }
         }
     }
