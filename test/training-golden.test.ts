@@ -82,7 +82,14 @@ test("ten Adam steps on plain MNIST keep Keras's losses within 1e-2", async () =
     for (const [i, sample] of chosen.entries()) {
       x.set(train.images.subarray(sample * PIXELS, (sample + 1) * PIXELS), i * PIXELS);
     }
-    losses.push((await model.trainOnBatch(x, chosen.map((sample) => train.labels[sample] as number))).loss);
+    losses.push(
+      (
+        await model.trainOnBatch(
+          x,
+          chosen.map((sample) => train.labels[sample] as number),
+        )
+      ).loss,
+    );
   }
   const worst = Array.from(golden.get("plain/losses"), (loss, i) => Math.abs((losses[i] as number) / loss - 1));
   expect(Math.max(...worst)).toBeLessThan(1e-2);

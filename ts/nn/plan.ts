@@ -198,7 +198,14 @@ function inputRegions({ inputs }: Node, input: Region, outputs: readonly { reado
   return inputs.map((i) => outputs[i]?.y ?? input);
 }
 
-function emissionFor(program: Program, constants: Constants, node: Node, batch: number, find: FindVariable): Emission {
+/** What a node emits into: its shapes, its variables, and regions labelled with its name. */
+export function emissionFor(
+  program: Program,
+  constants: Constants,
+  node: Node,
+  batch: number,
+  find: FindVariable,
+): Emission {
   const { name } = node.layer;
   return {
     program,
