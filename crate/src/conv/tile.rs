@@ -178,10 +178,17 @@ impl Finish {
             low.store(y);
             high.store(&mut y[LANES..]);
         } else {
-            low.store_partial(y, self.width.min(LANES));
-            high.store_partial(&mut y[self.width.min(LANES)..], self.width.saturating_sub(LANES));
+            store_narrow(y, [low, high], self.width);
         }
     }
+}
+
+/// The last panel's store. A call, so that the loops over pixels stay short enough to be unrolled: else the sums live in
+/// memory.
+#[inline(never)]
+fn store_narrow(y: &mut [f32], [low, high]: [F32x4; 2], width: usize) {
+    low.store_partial(y, width.min(LANES));
+    high.store_partial(&mut y[width.min(LANES)..], width.saturating_sub(LANES));
 }
 
 #[inline(always)]
@@ -280,11 +287,17 @@ fn gathered(
                 }
             }
             let finish = Finish::new(bias, clamp, o, channels);
-            // Not `0..count`: an index that is no constant would move the sums through memory.
-            for p in 0..PIXELS {
-                if p < count {
-                    finish.store(&mut y[at[p][0] + o..], sums[p]);
-                }
+            // One by one: a loop over `count` would move the sums through memory.
+            let [first, second, third, fourth] = sums;
+            finish.store(&mut y[at[0][0] + o..], first);
+            if count > 1 {
+                finish.store(&mut y[at[1][0] + o..], second);
+            }
+            if count > 2 {
+                finish.store(&mut y[at[2][0] + o..], third);
+            }
+            if count > 3 {
+                finish.store(&mut y[at[3][0] + o..], fourth);
             }
         }
     }
