@@ -288,7 +288,8 @@ pub mod cases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selftest::Random;
+    use crate::oracle::{assert_is_gradient, dot, matrix_product, transpose};
+    use crate::selftest::{Random, widen};
 
     #[test]
     fn pieces_have_the_bits_of_the_whole() {
@@ -316,5 +317,19 @@ mod tests {
                 assert!(y2 == y && dx2 == dx && dkernel2 == dkernel);
             }
         }
+    }
+
+    /// The matrix products that the cases take for gradients against central differences of the forward product, in f64.
+    #[test]
+    fn the_products_of_the_oracle_are_the_derivatives() {
+        let [rows, inputs, units] = [3, 5, 4];
+        let mut random = Random(7);
+        let (x, kernel) = (widen(&random.vector(rows * inputs)), widen(&random.vector(inputs * units)));
+        let dy = widen(&random.vector(rows * units));
+        let loss = |x: &[f64], kernel: &[f64]| dot(&matrix_product(x, kernel, inputs), &dy);
+        let dx = matrix_product(&dy, &transpose(&kernel, units), units);
+        let dkernel = matrix_product(&transpose(&x, inputs), &dy, rows);
+        assert_is_gradient(&dx, &x, |x| loss(x, &kernel));
+        assert_is_gradient(&dkernel, &kernel, |kernel| loss(&x, kernel));
     }
 }

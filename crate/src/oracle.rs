@@ -275,3 +275,28 @@ pub fn momentum(p: &[f64], w: &[f64], g: &[f64], rate: f64, u: f64, nesterov: bo
     let step = |i: usize| if nesterov { u * w[i] - rate * g[i] } else { w[i] };
     ((0..p.len()).map(|i| p[i] + step(i)).collect(), w)
 }
+
+/// Asserts that `gradient` is the gradient of `f` at `x`, by central differences.
+#[cfg(test)]
+pub fn assert_is_gradient(gradient: &[f64], x: &[f64], f: impl Fn(&[f64]) -> f64) {
+    assert_eq!(gradient.len(), x.len());
+    // f64 values of about 1: the differences are good to 1e-16/h + h².
+    let h = 1e-5;
+    let mut at = x.to_vec();
+    for (i, &got) in gradient.iter().enumerate() {
+        let mut shifted = |by: f64| {
+            at[i] = x[i] + by;
+            let value = f(&at);
+            at[i] = x[i];
+            value
+        };
+        let want = (shifted(h) - shifted(-h)) / (2.0 * h);
+        assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "element {i}: {got}, by differences {want}");
+    }
+}
+
+/// Σ a·b: with dy as b, the loss whose gradient a backward pass computes.
+#[cfg(test)]
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

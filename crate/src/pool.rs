@@ -288,6 +288,7 @@ pub mod cases {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oracle;
     use crate::selftest::Random;
 
     #[test]
@@ -298,7 +299,7 @@ mod tests {
             for i in 0..x.len() {
                 let kept = core::mem::replace(&mut x[i], f32::NAN);
                 forward(&mut y, &x, pool);
-                let want = crate::oracle::windows(pool).filter(|&[from, _]| from == i).count();
+                let want = oracle::windows(pool).filter(|&[from, _]| from == i).count();
                 assert_eq!(y.iter().filter(|v| v.is_nan()).count(), want);
                 x[i] = kept;
             }
@@ -321,6 +322,18 @@ mod tests {
                 assert_eq!(y2, y[i * output..][..output]);
                 assert_eq!(dx2, dx[i * input..][..input]);
             }
+        }
+    }
+
+    /// dx of the oracle against central differences of the oracle's forward pass, in f64.
+    #[test]
+    fn the_oracle_gradient_is_the_derivative() {
+        for pool in cases::sizes() {
+            // Distinct values: at a tie there is no derivative.
+            let x: Vec<f64> = (0..pool.input_len()).map(|i| (i * 37 % 1009) as f64 / 100.0).collect();
+            let dy = crate::selftest::widen(&Random(4).vector(pool.output_len()));
+            let dx = oracle::max_pool_gradient(&dy, &x, pool);
+            oracle::assert_is_gradient(&dx, &x, |x| oracle::dot(&oracle::max_pool(x, pool), &dy));
         }
     }
 }

@@ -217,23 +217,11 @@ mod tests {
         let (gamma, beta) = (widen(&random.vector(channels)), widen(&random.vector(channels)));
         let loss = |x: &[f64], gamma: &[f64], beta: &[f64]| -> f64 {
             let (mean, variance) = oracle::moments(x, channels, inner);
-            let y = oracle::batch_norm(x, &mean, &variance, gamma, beta, inner, epsilon);
-            y.iter().zip(&dy).map(|(y, d)| y * d).sum()
+            oracle::dot(&oracle::batch_norm(x, &mean, &variance, gamma, beta, inner, epsilon), &dy)
         };
         let (dx, dgamma, dbeta) = oracle::batch_norm_gradient(&dy, &x, &gamma, inner, epsilon);
-        let h = 1e-5;
-        let slope = |values: &[f64], i: usize, f: &dyn Fn(&[f64]) -> f64| {
-            let (mut up, mut down) = (values.to_vec(), values.to_vec());
-            (up[i], down[i]) = (up[i] + h, down[i] - h);
-            (f(&up) - f(&down)) / (2.0 * h)
-        };
-        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "{got} {want}");
-        for (i, &dx) in dx.iter().enumerate() {
-            close(dx, slope(&x, i, &|x| loss(x, &gamma, &beta)));
-        }
-        for c in 0..channels {
-            close(dgamma[c], slope(&gamma, c, &|gamma| loss(&x, gamma, &beta)));
-            close(dbeta[c], slope(&beta, c, &|beta| loss(&x, &gamma, beta)));
-        }
+        oracle::assert_is_gradient(&dx, &x, |x| loss(x, &gamma, &beta));
+        oracle::assert_is_gradient(&dgamma, &gamma, |gamma| loss(&x, gamma, &beta));
+        oracle::assert_is_gradient(&dbeta, &beta, |beta| loss(&x, &gamma, beta));
     }
 }

@@ -224,26 +224,11 @@ mod tests {
             let x = widen(&random.vector(images * g.input_len()));
             let dy = widen(&random.vector(images * g.output_len()));
             let (kernel, bias) = (widen(&random.vector(g.kernel_len())), widen(&random.vector(g.out_channels)));
-            let loss = |x: &[f64], kernel: &[f64], bias: &[f64]| -> f64 {
-                oracle::conv(x, kernel, bias, g).iter().zip(&dy).map(|(y, d)| y * d).sum()
-            };
-            let slope = |values: &[f64], i: usize, f: &dyn Fn(&[f64]) -> f64| {
-                let h = 1e-4;
-                let (mut up, mut down) = (values.to_vec(), values.to_vec());
-                (up[i], down[i]) = (up[i] + h, down[i] - h);
-                (f(&up) - f(&down)) / (2.0 * h)
-            };
-            let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "{got} {want}");
+            let loss = |x: &[f64], kernel: &[f64], bias: &[f64]| oracle::dot(&oracle::conv(x, kernel, bias, g), &dy);
             let (dx, dkernel, dbias) = oracle::conv_gradient(&dy, &x, &kernel, g);
-            for (i, &d) in dx.iter().enumerate() {
-                close(d, slope(&x, i, &|x| loss(x, &kernel, &bias)));
-            }
-            for (i, &d) in dkernel.iter().enumerate() {
-                close(d, slope(&kernel, i, &|kernel| loss(&x, kernel, &bias)));
-            }
-            for (i, &d) in dbias.iter().enumerate() {
-                close(d, slope(&bias, i, &|bias| loss(&x, &kernel, bias)));
-            }
+            oracle::assert_is_gradient(&dx, &x, |x| loss(x, &kernel, &bias));
+            oracle::assert_is_gradient(&dkernel, &kernel, |kernel| loss(&x, kernel, &bias));
+            oracle::assert_is_gradient(&dbias, &bias, |bias| loss(&x, &kernel, bias));
         }
     }
 }
