@@ -81,7 +81,7 @@ describe.skipIf(process.platform === "win32")("the set-up", () => {
     env: { PATH: `${join(folder, "bin")}:/bin-of-nothing`, XDG_CACHE_HOME: join(folder, "cache"), HOME: folder },
     encoding: "utf8" as const,
   });
-  const setup = () => spawnSync(process.execPath, ["scripts/setup.mjs"], options());
+  const setup = (...flags: string[]) => spawnSync(process.execPath, ["scripts/setup.mjs", ...flags], options());
 
   // What cargo install does: the program appears under --root.
   const install = `
@@ -135,6 +135,21 @@ describe.skipIf(process.platform === "win32")("the set-up", () => {
       expect(call).toContain("--simulate");
       expect(call).toContain("--no-remove");
     }
+  });
+
+  test("names what the tests will miss; under CI=true that is an error", () => {
+    rust(install);
+    program("apt-get", "exit 100");
+    const { stderr, status } = setup("--test");
+    expect(stderr).toMatch(/^missing: cargo fmt, cargo clippy: .*rustup component add/m);
+    if (process.platform === "linux") expect(stderr).toMatch(/^missing: the browser tests: .*install one/m);
+    expect(status).toBe(0);
+    const ci = options();
+    const strict = spawnSync(process.execPath, ["scripts/setup.mjs", "--test"], {
+      ...ci,
+      env: { ...ci.env, CI: "true" },
+    });
+    expect(strict.status).toBe(1);
   });
 
   test("repeats npm ci when node_modules is not what the lockfile asks for", () => {
