@@ -1,4 +1,4 @@
-import type { Shape } from "../runtime/shape.js";
+import { type Shape, sameShape } from "../runtime/shape.js";
 import type { Layer, Operation } from "./layer.js";
 
 /** A node of the plan: an operation of a layer, and where its input comes from. Shapes are of one sample. */
@@ -27,4 +27,21 @@ export function chain(inputShape: Shape, layers: readonly Layer[]): readonly Nod
     }
   }
   return nodes;
+}
+
+/**
+ * What nobody reads need not be computed: where a node reads less than its producer makes, the producer makes less. (A 2×2
+ * pooling of 11×11 values reads 10×10 of them: 17 % of that convolution's work, forward and backward.)
+ */
+export function cropUnread(nodes: readonly Node[]): readonly Node[] {
+  const cropped = [...nodes];
+  nodes.forEach((node, i) => {
+    const producer = nodes[i - 1];
+    const [shape] = node.inputShapes;
+    const read = shape && node.operation.inputRead?.(shape);
+    if (!producer?.operation.croppable || read === undefined || sameShape(read, shape as Shape)) return;
+    cropped[i - 1] = { ...(cropped[i - 1] as Node), outputShape: read };
+    cropped[i] = { ...node, inputShapes: [read] };
+  });
+  return cropped;
 }

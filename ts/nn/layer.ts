@@ -74,6 +74,10 @@ export interface Operation {
   emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
   /** Forward for evaluation: reads running statistics, changes nothing; returns y. */
   emitInference(emission: Emission, inputs: readonly Region[]): Region;
+  /** The part of an input, counted from its first corner, that is read; without this method all of it. */
+  inputRead?(input: Shape): Shape;
+  /** Whether a plan may ask for less than the whole output, counted from its first corner. */
+  readonly croppable?: boolean;
 }
 
 /** Options that every layer takes. */

@@ -19,7 +19,7 @@ import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js"
 import { Workspace } from "../runtime/workspace.js";
 import { Breather } from "./breather.js";
 import { type Callback, type History, Means, runEpochs } from "./fit.js";
-import { chain, type Node } from "./graph.js";
+import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
@@ -103,6 +103,8 @@ export class Model {
   readonly outputShape: Shape;
   declare [Symbol.dispose]: () => void;
   readonly #runtime: Runtime;
+  /** What the layers say, and what the plans do. */
+  readonly #graph: readonly Node[];
   readonly #nodes: readonly Node[];
   readonly #parameters: Parameters;
   readonly #workspace: Workspace;
@@ -118,9 +120,10 @@ export class Model {
     this.#runtime = runtime;
     this.layers = Object.freeze([...layers]);
     this.inputShape = inputShape;
-    this.#nodes = chain(inputShape, layers);
-    this.outputShape = this.#nodes.at(-1)?.outputShape ?? inputShape;
-    const first = new Map(this.#nodes.map((node) => [node.layer, node] as const).reverse());
+    this.#graph = chain(inputShape, layers);
+    this.#nodes = cropUnread(this.#graph);
+    this.outputShape = this.#graph.at(-1)?.outputShape ?? inputShape;
+    const first = new Map(this.#graph.map((node) => [node.layer, node] as const).reverse());
     const wanted = layers.flatMap((layer) =>
       layer.variableSpecs((first.get(layer) as Node).inputShapes).map((spec) => ({ layer, spec })),
     );
@@ -362,7 +365,7 @@ export class Model {
   /** Prints the layers with their shapes and numbers of parameters, line by line. */
   summary(print: (line: string) => void = console.log): void {
     this.#checkAlive("summary");
-    for (const line of summarize(this.inputShape, this.#nodes, this.#parameters)) print(line);
+    for (const line of summarize(this.inputShape, this.#graph, this.#parameters)) print(line);
   }
 
   /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */

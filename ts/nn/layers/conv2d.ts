@@ -39,9 +39,10 @@ export interface Conv2dOptions extends LayerOptions {
   readonly useBias?: boolean;
 }
 
-/** The arguments that all convolution kernels share, in their order. */
-function geometryArguments(window: Window, filters: number) {
-  const { image, steps } = windowArguments(window);
+/** The arguments that all convolution kernels share, in their order; the output is what the plan asks for. */
+function geometryArguments(window: Window, { outputShape }: Emission) {
+  const [outHeight, outWidth, filters] = outputShape as readonly [number, number, number];
+  const { image, steps } = windowArguments({ ...window, outHeight, outWidth });
   return [...image, filters, ...steps] as const;
 }
 
@@ -62,6 +63,7 @@ function packedLength(window: number, inChannels: number, outChannels: number): 
 export class Conv2d extends Layer {
   override readonly type = "conv2d";
   protected override readonly defaultName = "conv2d";
+  readonly croppable = true;
   readonly filters: number;
   readonly useBias: boolean;
   readonly fused: ActivationCode;
@@ -135,7 +137,7 @@ export class Conv2d extends Layer {
     const y = values("y", outputSize);
     const bias = optional("bias")?.value ?? 0;
     const { kind, p0, p1 } = this.fused;
-    const geometry = geometryArguments(window, this.filters);
+    const geometry = geometryArguments(window, emission);
     program.call("conv2d_forward", batch, y, only(inputs), packed, bias, ...geometry, kind, p0, p1);
     return y;
   }
@@ -155,7 +157,7 @@ export class Conv2d extends Layer {
     const { program, batch, inputShapes, values, variable, optional } = emission;
     const window = this.window(only(inputShapes));
     const { windowHeight, windowWidth, channels, inHeight, inWidth } = window;
-    const geometry = geometryArguments(window, this.filters);
+    const geometry = geometryArguments(window, emission);
     emitFusedBackward(emission, this.fused, dy, y);
 
     const kernel = variable("kernel");

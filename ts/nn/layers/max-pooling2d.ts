@@ -1,6 +1,6 @@
 import type { Region } from "../../runtime/program.js";
 import type { Shape } from "../../runtime/shape.js";
-import { sizeOf } from "../../runtime/shape.js";
+import { sameShape, sizeOf } from "../../runtime/shape.js";
 import {
   checkPadding,
   checkPair,
@@ -41,6 +41,15 @@ export class MaxPooling2d extends Layer {
   override outputShape(inputs: readonly Shape[]): Shape {
     const { outHeight, outWidth, channels } = this.#window(only(inputs));
     return [outHeight, outWidth, channels];
+  }
+
+  inputRead(input: Shape): Shape {
+    const { inHeight, inWidth, outHeight, outWidth, ...window } = this.#window(input);
+    const height = (outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
+    const width = (outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
+    const read = [Math.min(inHeight, height), Math.min(inWidth, width), window.channels];
+    // With "same" the pads depend on the size, so another size is another pooling.
+    return sameShape(this.outputShape([read]), this.outputShape([input])) && this.#padding !== "same" ? read : input;
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
