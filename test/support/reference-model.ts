@@ -1,0 +1,79 @@
+import { type Evenkeel, layers, type Model, sequential } from "evenkeel";
+import { Random } from "../../ts/runtime/random.js";
+
+export const IMAGE = 28 * 28;
+
+/** The model of the main job. */
+export function referenceModel(runtime: Evenkeel, seed = 0): Promise<Model> {
+  return sequential(
+    [
+      layers.input({ shape: [28, 28, 1] }),
+      layers.batchNormalization(),
+      layers.conv2d({ filters: 32, kernelSize: 3, activation: "relu" }),
+      layers.maxPooling2d({ poolSize: 2 }),
+      layers.batchNormalization(),
+      layers.conv2d({ filters: 64, kernelSize: 3, activation: "relu" }),
+      layers.maxPooling2d({ poolSize: 2 }),
+      layers.batchNormalization(),
+      layers.flatten(),
+      layers.dense({ units: 10, activation: "softmax" }),
+    ],
+    { runtime, seed },
+  );
+}
+
+/** Two convolution filters' worth of the same, for what does not depend on size: 8×8 images, three classes. */
+export function smallModel(runtime: Evenkeel, seed = 0): Promise<Model> {
+  return sequential(
+    [
+      layers.input({ shape: [8, 8, 1] }),
+      layers.batchNormalization(),
+      layers.conv2d({ filters: 6, kernelSize: 3, activation: "relu" }),
+      layers.maxPooling2d({ poolSize: 2 }),
+      layers.batchNormalization(),
+      layers.flatten(),
+      layers.dense({ units: 3, activation: "softmax" }),
+    ],
+    { runtime, seed },
+  );
+}
+
+/** Compiled as in the main job. */
+export function compiled(model: Model): Model {
+  model.compile({ optimizer: "adam", loss: "sparseCategoricalCrossentropy", metrics: ["accuracy"] });
+  return model;
+}
+
+/** Uniform noise in [low, high), the same in every engine. */
+export function noise(length: number, seed: number, low = 0, high = 1): Float32Array {
+  const random = new Random(seed);
+  return Float32Array.from({ length }, () => low + (high - low) * random.uniform());
+}
+
+/** Labels below `classes`, the same in every engine. */
+export function noiseLabels(count: number, classes: number, seed: number): Uint8Array {
+  const random = new Random(seed, 1);
+  return Uint8Array.from({ length: count }, () => random.below(classes));
+}
+
+/** The bits of all weights, one text a weight: equal texts are equal bits, NaN and −0 included. */
+export function weightBits(model: Model): Record<string, string> {
+  return Object.fromEntries(model.getWeights().map(({ name, data }) => [name, bits(data)]));
+}
+
+/** The bits of some values, as hexadecimal digits. */
+export function bits(data: Float32Array): string {
+  return Array.from(new Uint32Array(data.slice().buffer), (word) => word.toString(16).padStart(8, "0")).join("");
+}
+
+/** Bytes that tensors and models hold now: what a request that cannot be met is told. */
+export function bytesInUse(ek: Evenkeel): number {
+  try {
+    ek.tensor([2 ** 30]);
+  } catch (error) {
+    const [, bytes] = /(\d+) in use/.exec((error as Error).message) ?? [];
+    if (bytes !== undefined) return Number(bytes);
+    throw error;
+  }
+  throw new Error("4 GiB were granted");
+}
