@@ -111,7 +111,12 @@ function asFormatError(error: unknown): unknown {
 
 /** Puts weights and update counts from a file into a new model. */
 function restore(model: Model, tensors: StoredTensors, updates: Record<string, unknown>): void {
-  const weights = model.getWeights().map(({ name, shape }) => {
+  const wanted = model.getWeights();
+  const names = new Set(wanted.map(({ name }) => name));
+  for (const name of tensors.keys()) {
+    if (!names.has(name)) throw new FormatError(`the model file has a tensor "${name}", but no layer that it is of`);
+  }
+  const weights = wanted.map(({ name, shape }) => {
     const stored = tensors.get(name);
     if (stored?.dtype !== "F32" || !sameShape(stored.shape, shape)) {
       const got = stored === undefined ? "none" : `${stored.dtype} ${formatShape(stored.shape)}`;
@@ -124,9 +129,9 @@ function restore(model: Model, tensors: StoredTensors, updates: Record<string, u
     if (!(layer instanceof BatchNormalization)) continue;
     const count = updates[layer.name] as { weight?: unknown; updates?: unknown } | undefined;
     const { weight, updates: number } = count ?? {};
-    if (typeof weight !== "number" || !(weight >= 0 && weight <= 1) || !Number.isSafeInteger(number)) {
-      throw new FormatError(`the model file has no update count for "${layer.name}"`);
-    }
-    layer.updateCount = { weight, updates: number as number };
+    const isWeight = typeof weight === "number" && weight >= 0 && weight <= 1;
+    const isCount = typeof number === "number" && Number.isSafeInteger(number) && number >= 0;
+    if (!isWeight || !isCount) throw new FormatError(`the model file has no update count for "${layer.name}"`);
+    layer.updateCount = { weight, updates: number };
   }
 }
