@@ -1,5 +1,5 @@
 import { formatValue } from "../runtime/check.js";
-import { ShapeError, ValueError } from "../runtime/errors.js";
+import { ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
 
@@ -52,7 +52,15 @@ export function checkLabels(what: string, y: Labels, count: number, classes: num
   }
 }
 
-/** The numbers of x now; ask again after memory growth. */
+/**
+ * The numbers of x now; ask again after memory growth.
+ *
+ * @throws {StateError} when x, known to hold samples, is empty: a view of a tensor that growth ended.
+ */
 export function valuesOf(x: Samples): Float32Array {
-  return x instanceof Tensor ? x.data : x;
+  if (x instanceof Tensor) return x.data;
+  if (x.length === 0) {
+    throw new StateError("x was a view of a tensor that memory growth ended; give the Tensor itself, not its data");
+  }
+  return x;
 }

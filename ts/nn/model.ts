@@ -219,7 +219,6 @@ export class Model {
     compiled.trainer.prepare(batchSize);
     if (samples % batchSize > 0) compiled.trainer.prepare(samples % batchSize);
     if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
-    this.#checkStillThere(x);
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
     return this.#locked("fit", () =>
@@ -245,7 +244,6 @@ export class Model {
     const count = countSamples("trainOnBatch", x, this.inputShape);
     checkLabels("trainOnBatch", y, count, compiled.classes);
     compiled.trainer.prepare(count);
-    this.#checkStillThere(x);
     const means = new Means(compiled.accuracy);
     const sums = compiled.trainer.step(count, (input, labels) => {
       input.set(valuesOf(x));
@@ -266,7 +264,6 @@ export class Model {
     const count = countSamples("evaluate", x, this.inputShape);
     checkLabels("evaluate", y, count, compiled.classes);
     this.#inference.prepareEvaluation(compiled.loss, count, batchSize);
-    this.#checkStillThere(x);
     const source = new ArraySource({ x, y, end: count });
     return this.#locked("evaluate", () => this.#evaluate(compiled, source, batchSize));
   }
@@ -281,7 +278,6 @@ export class Model {
     const batchSize = this.#batchSize("predict", options);
     const count = countSamples("predict", x, this.inputShape);
     this.#inference.preparePrediction(count, batchSize);
-    this.#checkStillThere(x);
     const breather = new Breather();
     return this.#locked("predict", async () => {
       const data = new Float32Array(count * sizeOf(this.outputShape));
@@ -432,13 +428,6 @@ export class Model {
   #batchSize(call: string, options: { readonly batchSize?: number }): number {
     checkOptions(call, options, ["batchSize"]);
     return checkInteger(`${call}: batchSize`, options.batchSize ?? DEFAULT_BATCH, 1);
-  }
-
-  /** Planning may have grown the memory, which ends a view such as `tensor.data`. */
-  #checkStillThere(x: Samples): void {
-    if (x instanceof Float32Array && x.length === 0) {
-      throw new StateError("x was a view of a tensor that memory growth ended; give the Tensor itself, not its data");
-    }
   }
 
   #validationSource(

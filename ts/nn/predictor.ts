@@ -128,8 +128,10 @@ export class Predictor {
     const size = sizeOf(inputShape);
     const random = new Random(0);
     const noise = () => Float32Array.from({ length: this.batchSize * size }, () => random.uniform());
-    const x = probe === undefined ? noise() : valuesOf(probe).slice();
-    const count = countSamples("foldReport", x, inputShape);
+    const given = probe ?? noise();
+    const count = countSamples("foldReport", given, inputShape);
+    // A copy: the unfolded model may have to grow the memory.
+    const x = valuesOf(given).slice();
     const want = unfolded(x);
     const width = want.length / count;
     let largest = 0;
