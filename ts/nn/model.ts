@@ -111,8 +111,9 @@ export class Model {
   readonly #inference: Inference;
   readonly #shuffle: Random;
   #compiled: Compiled | null = null;
-  /** The call that runs now, and whether it waits for callbacks. */
-  #busy: { readonly call: string; inCallback: boolean } | null = null;
+  #fit: "running" | "in a callback" | null = null;
+  /** Another call that runs now, perhaps one that a callback of fit made and did not await. */
+  #call: string | null = null;
   #disposed = false;
 
   /** @internal Use `sequential()`. */
@@ -221,7 +222,7 @@ export class Model {
     if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
-    return this.#locked("fit", () =>
+    return this.#lockedInFit(() =>
       runEpochs({
         source,
         epochs,
@@ -386,13 +387,14 @@ export class Model {
   /** @throws {StateError} unless the call is possible now. */
   #begin(call: string): void {
     this.#checkAlive(call);
-    if (this.#busy === null) return;
-    const { call: running, inCallback } = this.#busy;
-    if (!inCallback) {
-      throw new StateError(`the model is in ${running}: await it before ${call}, or call ${call} in a callback`);
+    if (this.#call !== null) throw new StateError(`the model is in ${this.#call}: await it before ${call}`);
+    const inCallbacks = !NOT_IN_CALLBACKS.includes(call);
+    if (this.#fit === "running") {
+      const remedy = inCallbacks ? `, or call ${call} in a callback` : "";
+      throw new StateError(`the model is in fit: await it before ${call}${remedy}`);
     }
-    if (NOT_IN_CALLBACKS.includes(call)) {
-      throw new StateError(`${call} is not possible in a callback of ${running}; await ${running} before`);
+    if (this.#fit === "in a callback" && !inCallbacks) {
+      throw new StateError(`${call} is not possible in a callback of fit; await fit before`);
     }
   }
 
@@ -405,23 +407,30 @@ export class Model {
   }
 
   async #locked<T>(call: string, run: () => Promise<T>): Promise<T> {
-    const before = this.#busy;
-    this.#busy = { call, inCallback: false };
+    this.#call = call;
     try {
       return await run();
     } finally {
-      this.#busy = before;
+      this.#call = null;
+    }
+  }
+
+  async #lockedInFit<T>(run: () => Promise<T>): Promise<T> {
+    this.#fit = "running";
+    try {
+      return await run();
+    } finally {
+      this.#fit = null;
     }
   }
 
   /** Callbacks may use the model: no step runs meanwhile. */
   async #outside(run: () => Promise<void>): Promise<void> {
-    const busy = this.#busy;
-    if (busy !== null) busy.inCallback = true;
+    this.#fit = "in a callback";
     try {
       await run();
     } finally {
-      if (busy !== null) busy.inCallback = false;
+      this.#fit = "running";
     }
   }
 
