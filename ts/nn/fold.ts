@@ -100,7 +100,7 @@ function isLinear(layer: Layer | undefined): layer is Conv2d | Dense {
   return layer instanceof Conv2d || layer instanceof Dense;
 }
 
-/** The variables of a folded model: kernels and biases of layers that took in batch norms are computed as constants. */
+/** Kernels and biases of layers that took in batch norms, computed as constants; null for every other variable. */
 export function foldVariables(plan: FoldPlan, find: FindVariable, constants: Constants): FindVariable {
   const computed = new Map<Layer, ReadonlyMap<string, Variable>>();
   for (const [layer, folds] of plan.folds) {
@@ -111,7 +111,7 @@ export function foldVariables(plan: FoldPlan, find: FindVariable, constants: Con
     }
     computed.set(layer, new Map([["kernel", kernel], ...(bias === null ? [] : [["bias", bias] as const])]));
   }
-  return (layer, name) => computed.get(layer)?.get(name) ?? find(layer, name);
+  return (layer, name) => computed.get(layer)?.get(name) ?? null;
 }
 
 function emitFold(

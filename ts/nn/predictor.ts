@@ -9,6 +9,7 @@ import { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { type FoldEntry, foldVariables, planFolds } from "./fold.js";
 import type { Node } from "./graph.js";
+import type { Variable } from "./layer.js";
 import type { Parameters } from "./parameters.js";
 import { type FindVariable, type PredictionPlan, planPrediction, variablesOf } from "./plan.js";
 
@@ -52,6 +53,8 @@ export class Predictor {
   readonly #variable: FindVariable;
   readonly #nodes: readonly Node[];
   readonly #constants = new Map<string, Region>();
+  /** The model's variables that are not folded, and the copies of them. */
+  readonly #copies = new Map<Region, Region>();
   readonly #plans = new Map<number, { readonly plan: PredictionPlan; readonly output: Tensor }>();
   #disposed = false;
 
@@ -66,7 +69,9 @@ export class Predictor {
     this.#workspace = new Workspace(runtime);
     this.#prepare = new Program();
     const constants = this.#constantsInto(this.#prepare);
-    this.#variable = foldVariables(folds, variablesOf(parameters, false), constants);
+    const find = variablesOf(parameters, false);
+    const folded = foldVariables(folds, find, constants);
+    this.#variable = (layer, name) => folded(layer, name) ?? this.#copied(find(layer, name), constants);
     const plan = planPrediction({ ...this.#planInput(batchSize), constants });
     const regions = [...this.#constants.values()];
     const bytes = regions.reduce((sum, region) => sum + alignedBytes(region), 0);
@@ -89,7 +94,11 @@ export class Predictor {
   refresh(): void {
     this.#check();
     this.#source.check();
-    this.#prepare.run(this.#source.runtime);
+    const { runtime } = this.#source;
+    for (const [from, to] of this.#copies) {
+      runtime.u8(to.value, to.bytes).set(runtime.u8(from.value, from.bytes));
+    }
+    this.#prepare.run(runtime);
   }
 
   /**
@@ -163,6 +172,13 @@ export class Predictor {
   /** A plan for another batch size: it finds the constants made. */
   #plan(batch: number): PredictionPlan {
     return planPrediction({ ...this.#planInput(batch), constants: this.#constantsInto(new Program()) });
+  }
+
+  #copied(variable: Variable | null, { region }: Constants): Variable | null {
+    if (variable === null) return null;
+    const copy = region(`${variable.value.label} copy`, variable.value.bytes);
+    this.#copies.set(variable.value, copy);
+    return { ...variable, value: copy };
   }
 
   #constantsInto(program: Program): Constants {
