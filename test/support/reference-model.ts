@@ -1,10 +1,10 @@
-import { type Evenkeel, layers, type Model, sequential } from "evenkeel";
+import { type Evenkeel, layers, type Model, sequential, type Weight } from "evenkeel";
 import { Random } from "../../ts/runtime/random.js";
 
 export const IMAGE = 28 * 28;
 
-/** The model of the main job. */
-export function referenceModel(runtime: Evenkeel, seed = 0): Promise<Model> {
+/** The model of the main job; `head: "linear"` leaves the softmax out. */
+export function referenceModel(runtime: Evenkeel, seed = 0, head: "softmax" | "linear" = "softmax"): Promise<Model> {
   return sequential(
     [
       layers.input({ shape: [28, 28, 1] }),
@@ -16,7 +16,7 @@ export function referenceModel(runtime: Evenkeel, seed = 0): Promise<Model> {
       layers.maxPooling2d({ poolSize: 2 }),
       layers.batchNormalization(),
       layers.flatten(),
-      layers.dense({ units: 10, activation: "softmax" }),
+      layers.dense({ units: 10, activation: head }),
     ],
     { runtime, seed },
   );
@@ -48,6 +48,25 @@ export function compiled(model: Model): Model {
 export function noise(length: number, seed: number, low = 0, high = 1): Float32Array {
   const random = new Random(seed);
   return Float32Array.from({ length }, () => low + (high - low) * random.uniform());
+}
+
+/** Weights as after a long and strange training: nothing is 0 or 1, some γ are negative. */
+export function randomWeights(model: Model, seed: number): Weight[] {
+  return model.getWeights().map((weight, i) => {
+    const { name, data } = weight;
+    const variable = name.slice(name.indexOf("/") + 1);
+    const values = (low: number, high: number) => noise(data.length, seed + i, low, high);
+    switch (variable) {
+      case "gamma":
+        return { ...weight, data: values(0.5, 2).map((value, at) => (at % 3 === 0 ? -value : value)) };
+      case "moving_variance":
+        return { ...weight, data: values(0.1, 4) };
+      case "kernel":
+        return weight;
+      default:
+        return { ...weight, data: values(-1, 1) };
+    }
+  });
 }
 
 /** Labels below `classes`, the same in every engine. */
