@@ -1,37 +1,68 @@
 import { readFileSync } from "node:fs";
-import { decodeSafetensors, type TensorArray } from "../../ts/formats/safetensors.js";
+import { expect } from "vitest";
+import { decodeSafetensors, type StoredTensor } from "../../ts/formats/safetensors.js";
 
-/** A file of test/golden: its tensors by name, and its metadata. */
-export function readGolden(name: string) {
-  const bytes = readFileSync(new URL(`../golden/${name}.safetensors`, import.meta.url));
-  const { tensors, metadata } = decodeSafetensors(bytes);
-  return {
-    metadata,
-    has: (tensor: string) => tensors.has(tensor),
-    get(tensor: string): TensorArray {
-      const stored = tensors.get(tensor);
-      if (stored === undefined) throw new Error(`${name}.safetensors has no ${tensor}`);
-      return stored.data;
-    },
-    f32: (tensor: string): Float32Array => Float32Array.from(tensors.get(tensor)?.data ?? []),
-  };
+/** Numbers by name: what a step, a layer or a model gave. */
+export type Values = Readonly<Record<string, ArrayLike<number>>>;
+
+/** A file of test/golden; its README says what each holds. */
+export class Golden {
+  readonly #tensors: Map<string, StoredTensor>;
+  readonly #metadata: Record<string, string>;
+
+  constructor(file: string) {
+    const bytes = readFileSync(new URL(`../golden/${file}`, import.meta.url));
+    const { tensors, metadata } = decodeSafetensors(bytes);
+    this.#tensors = tensors;
+    this.#metadata = metadata;
+  }
+
+  /** The metadata of that name, which is JSON. */
+  metadata<T>(name: string): T {
+    return JSON.parse(this.#metadata[name] as string);
+  }
+
+  /** The tensor of that name. */
+  tensor(name: string): StoredTensor {
+    const tensor = this.#tensors.get(name);
+    if (tensor === undefined) throw new Error(`the file has no tensor ${name}`);
+    return tensor;
+  }
+
+  /** An f32 tensor: an input. */
+  input(name: string): Float32Array {
+    const { data, dtype } = this.tensor(name);
+    if (!(data instanceof Float32Array)) throw new Error(`${name} is ${dtype}, an input is F32`);
+    return data;
+  }
+
+  /** The tensors whose names begin with `prefix/`, by the rest of their names. */
+  group(prefix: string): Record<string, ArrayLike<number>> {
+    const inside = [...this.#tensors].filter(([name]) => name.startsWith(`${prefix}/`));
+    return Object.fromEntries(inside.map(([name, { data }]) => [name.slice(prefix.length + 1), data]));
+  }
 }
 
-export type Golden = ReturnType<typeof readGolden>;
+// The distance from 1 to the next f32.
+const UNIT = 2 ** -23;
 
-/** The largest difference, as a fraction of the largest value wanted: the measure of test/golden/README.md. */
-export function difference(got: ArrayLike<number>, want: ArrayLike<number>): number {
-  if (got.length !== want.length) throw new Error(`${got.length} values, expected ${want.length}`);
-  const values = Array.from(want, Number);
-  const scale = Math.max(...values.map(Math.abs), Number.MIN_VALUE);
-  return Math.max(...values.map((value, i) => Math.abs((got[i] as number) - value))) / scale;
+/**
+ * The largest difference from the truth, in units in the last place of the truth's largest magnitude: half a unit is
+ * what rounding the truth to f32 costs at most. NaN where either holds NaN.
+ */
+export function units(values: ArrayLike<number>, truth: ArrayLike<number>): number {
+  expect(values.length, "how many values there are").toBe(truth.length);
+  const exact = Array.from(truth);
+  const largest = Math.max(...exact.map(Math.abs));
+  const difference = Math.max(...exact.map((value, i) => Math.abs((values[i] as number) - value)));
+  return difference === 0 ? 0 : difference / largest / UNIT;
 }
 
-/** ‖got − want‖ and ‖want‖, Euclidean. */
-export function norms(got: ArrayLike<number>, want: ArrayLike<number>): { error: number; size: number } {
-  const values = Array.from(want, Number);
-  return {
-    error: Math.hypot(...values.map((value, i) => (got[i] as number) - value)),
-    size: Math.hypot(...values),
-  };
+/** Expects values of the same names, each within its limit in {@link units}; a failure names every one that is not. */
+export function expectUnits(values: Values, truth: Values, limits: Readonly<Record<string, number>>): void {
+  expect(Object.keys(values).sort()).toEqual(Object.keys(truth).sort());
+  for (const [name, exact] of Object.entries(truth)) {
+    const off = units(values[name] as ArrayLike<number>, exact);
+    expect.soft(off, `units that ${name} is off`).toBeLessThanOrEqual(limits[name] ?? 0);
+  }
 }
