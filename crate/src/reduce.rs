@@ -170,7 +170,7 @@ pub fn map_rows<const M: usize, const N: usize>(
     }
 }
 
-/// Up to [`Columns::WIDTH`] neighbouring channels of a matrix.
+/// Neighbouring channels of a matrix that are summed together: [`Columns::WIDTH`] of them, or up to four.
 #[derive(Clone, Copy)]
 pub struct Columns {
     /// The first channel.
@@ -186,9 +186,11 @@ impl Columns {
     /// 16 channels: 64 bytes, a cache line of each row.
     pub const WIDTH: usize = 16;
 
-    /// Cuts `channels` into groups, the last one narrower.
+    /// Cuts `channels` into groups: as many whole ones as there are, then vectors, the last one cut short.
     pub fn of(channels: usize) -> impl Iterator<Item = Self> {
-        (0..channels).step_by(Self::WIDTH).map(move |at| Self { at, width: Self::WIDTH.min(channels - at) })
+        let whole = channels / Self::WIDTH * Self::WIDTH;
+        let groups = (0..whole).step_by(Self::WIDTH).map(|at| Self { at, width: Self::WIDTH });
+        groups.chain((whole..channels).step_by(LANES).map(move |at| Self { at, width: LANES.min(channels - at) }))
     }
 
     /// The values of `x`, one a channel of the matrix, that stand at these columns.
@@ -213,28 +215,27 @@ pub fn column_sums<const M: usize, const N: usize, const K: usize>(
     f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
 ) -> [[f64; Columns::WIDTH]; K] {
     // Two loops: with both loads in one, the sums would live in memory.
-    if columns.width == Columns::WIDTH {
-        sum_rows(inputs, channels, tables, f, |x, row, v| {
-            let x: &[f32; Columns::WIDTH] = x[row * channels + columns.at..].first_chunk().unwrap();
+    let Columns { at, width } = columns;
+    if width == Columns::WIDTH {
+        let load = |x: &[f32], row: usize, v: usize| {
+            let x: &[f32; Columns::WIDTH] = x[row * channels + at..].first_chunk().unwrap();
             F32x4::load(&x[v * LANES..])
-        })
+        };
+        sum_rows::<M, N, K, { Columns::WIDTH / LANES }>(inputs, channels, tables, f, load)
     } else {
-        sum_rows(inputs, channels, tables, f, |x, row, v| {
-            let at = (v * LANES).min(columns.width);
-            F32x4::load_partial(&x[row * channels + columns.at + at..], LANES.min(columns.width - at))
-        })
+        let load = |x: &[f32], row: usize, _| F32x4::load_partial(&x[row * channels + at..], width);
+        sum_rows::<M, N, K, 1>(inputs, channels, tables, f, load)
     }
 }
 
 #[inline(always)]
-fn sum_rows<const M: usize, const N: usize, const K: usize>(
+fn sum_rows<const M: usize, const N: usize, const K: usize, const VECTORS: usize>(
     inputs: [&[f32]; M],
     channels: usize,
     tables: [ColumnVectors; N],
     f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
     load: impl Fn(&[f32], usize, usize) -> F32x4,
 ) -> [[f64; Columns::WIDTH]; K] {
-    const VECTORS: usize = Columns::WIDTH / LANES;
     let rows = inputs[0].len() / channels;
     let mut sums = [[[0.0f64; LANES]; K]; VECTORS];
     for first in (0..rows).step_by(F32_TERMS) {
@@ -248,7 +249,7 @@ fn sum_rows<const M: usize, const N: usize, const K: usize>(
             add_lanes(sums, acc, LANES);
         }
     }
-    core::array::from_fn(|k| core::array::from_fn(|c| sums[c / LANES][k][c % LANES]))
+    core::array::from_fn(|k| core::array::from_fn(|c| sums.get(c / LANES).map_or(0.0, |sums| sums[k][c % LANES])))
 }
 
 #[cfg(test)]
