@@ -1,5 +1,13 @@
-import { type Activation, type ActivationCode, activationCode } from "../runtime/activation.js";
-import { checkBoolean, checkInteger, checkNumber, checkOptions, formatValue, oneOf } from "../runtime/check.js";
+import { type Activation, type ActivationCode, activationCode, frozenActivation } from "../runtime/activation.js";
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  formatValue,
+  isPositiveF32,
+  oneOf,
+} from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
 
 /** The options that `ek.batchNorm` and `layers.batchNormalization` share. */
@@ -68,14 +76,16 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
     const expected = `in [0, 1) (the weight of the old value; PyTorch's 0.1 is 0.9 here) or "cumulative"`;
     checkNumber(`${what}: momentum`, config.momentum, expected, (v) => v >= 0 && v < 1);
   }
-  checkNumber(`${what}: epsilon`, config.epsilon, "above 0 in f32", (v) => Math.fround(v) > 0);
+  checkNumber(`${what}: epsilon`, config.epsilon, "above 0 and finite in f32", isPositiveF32);
   checkBoolean(`${what}: center`, config.center);
   checkBoolean(`${what}: scale`, config.scale);
   checkBoolean(`${what}: debias`, config.debias);
   oneOf(`${what}: varianceRule`, config.varianceRule, ["biased", "unbiased"]);
   oneOf(`${what}: onSingleValue`, config.onSingleValue, ["error", "useRunning", "skipUpdate"]);
   activationOf(what, config);
-  return Object.freeze(config);
+  // A copy: what the user goes on to do with the object that was passed must not show here.
+  const { activation } = config;
+  return Object.freeze({ ...config, activation: frozenActivation(activation) });
 }
 
 /** The configured activation as kernels take it. */

@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions } from "../runtime/check.js";
+import { checkNumber, checkOptions, isPositiveF32 } from "../runtime/check.js";
 import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
 import { type Program, Scalar } from "../runtime/program.js";
 import type { Optimizer, OptimizerRun, ParameterRange } from "./optimizer.js";
@@ -11,7 +11,7 @@ export interface AdamOptions {
   readonly beta1?: number;
   /** Decay of the second moment, in [0, 1). Default 0.999. */
   readonly beta2?: number;
-  /** Added to the root of the second moment, ≥ 0. Default 1e-7, as in Keras. */
+  /** Added to the root of the second moment, > 0: a gradient of 0 would give 0/0. Default 1e-7, as in Keras. */
   readonly epsilon?: number;
 }
 
@@ -31,10 +31,10 @@ export class Adam implements Optimizer {
     checkOptions("adam", options, ["learningRate", "beta1", "beta2", "epsilon"]);
     const { learningRate = 0.001, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-7 } = options;
     const decay = (value: number) => value >= 0 && value < 1;
-    this.learningRate = checkNumber("adam: learningRate", learningRate, "above 0", (value) => value > 0);
+    this.learningRate = checkNumber("adam: learningRate", learningRate, "above 0 and finite in f32", isPositiveF32);
     this.beta1 = checkNumber("adam: beta1", beta1, "in [0, 1)", decay);
     this.beta2 = checkNumber("adam: beta2", beta2, "in [0, 1)", decay);
-    this.epsilon = checkNumber("adam: epsilon", epsilon, "at least 0", (value) => value >= 0);
+    this.epsilon = checkNumber("adam: epsilon", epsilon, "above 0 and finite in f32", isPositiveF32);
   }
 
   getConfig(): Record<string, unknown> {

@@ -1,4 +1,4 @@
-import { checkBoolean, checkNumber, checkOptions } from "../runtime/check.js";
+import { checkBoolean, checkNumber, checkOptions, isPositiveF32 } from "../runtime/check.js";
 import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
 import { ValueError } from "../runtime/errors.js";
 import type { Program } from "../runtime/program.js";
@@ -27,7 +27,7 @@ export class Sgd implements Optimizer {
   constructor(options: SgdOptions = {}) {
     checkOptions("sgd", options, ["learningRate", "momentum", "nesterov"]);
     const { learningRate = 0.01, momentum = 0, nesterov = false } = options;
-    this.learningRate = checkNumber("sgd: learningRate", learningRate, "above 0", (value) => value > 0);
+    this.learningRate = checkNumber("sgd: learningRate", learningRate, "above 0 and finite in f32", isPositiveF32);
     this.momentum = checkNumber("sgd: momentum", momentum, "in [0, 1)", (value) => value >= 0 && value < 1);
     this.nesterov = checkBoolean("sgd: nesterov", nesterov);
     if (nesterov && momentum === 0) throw new ValueError("sgd: nesterov needs momentum; set momentum: 0.9");

@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions, formatValue, oneOf } from "./check.js";
+import { checkNumber, checkOptions, formatValue, isFiniteF32, oneOf } from "./check.js";
 import { ValueError } from "./errors.js";
 
 // Kind numbers as in crate/src/activation/mod.rs.
@@ -78,14 +78,22 @@ export function activationCode(what: string, activation: Activation): Activation
   if (activation.type === "clip") {
     checkOptions(`${what}: activation clip`, activation, ["type", "min", "max"]);
     const { min, max } = activation;
+    for (const bound of ["min", "max"] as const) {
+      checkNumber(`${what}: clip's ${bound}`, activation[bound], "a number that is finite in f32", isFiniteF32);
+    }
     if (!(min < max)) throw new ValueError(`${what}: clip needs min < max, got ${min} and ${max}`);
     return code("clip", min, max);
   }
   checkOptions(`${what}: activation ${type}`, activation, ["type", "alpha"]);
   return code(
     type,
-    checkNumber(`${what}: alpha`, activation.alpha, "a number of at least 0", (v) => v >= 0),
+    checkNumber(`${what}: alpha`, activation.alpha, "at least 0 and finite in f32", (v) => v >= 0 && isFiniteF32(v)),
   );
+}
+
+/** A copy that nobody can change. */
+export function frozenActivation<A extends Activation | "softmax">(activation: A): A {
+  return typeof activation === "string" ? activation : Object.freeze({ ...activation });
 }
 
 function code(kind: keyof typeof KINDS, p0 = 0, p1 = 0): ActivationCode {

@@ -8,9 +8,11 @@ export function listNames(names: Iterable<string>): string {
 /**
  * `value`, once it is one of `names`.
  *
- * @throws {NameError} otherwise, with the list.
+ * @throws {NameError} otherwise, with the list; {@link ValueError} for what is no name.
  */
 export function oneOf<T extends string>(what: string, value: unknown, names: readonly T[]): T {
+  if (typeof value !== "string")
+    throw new ValueError(`${what} must be one of ${listNames(names)}, got ${formatValue(value)}`);
   if (!names.includes(value as T)) {
     throw new NameError(`${what} ${formatValue(value)} does not exist; there are ${listNames(names)}`);
   }
@@ -54,6 +56,16 @@ export function checkNumber(
   return value;
 }
 
+/** Whether `value` is still a finite number once it is rounded to f32. */
+export function isFiniteF32(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(Math.fround(value));
+}
+
+/** Whether `value` is above 0 and finite once it is rounded to f32. */
+export function isPositiveF32(value: number): boolean {
+  return isFiniteF32(value) && Math.fround(value) > 0;
+}
+
 /** @throws {ValueError} unless `value` is true or false. */
 export function checkBoolean(what: string, value: unknown): boolean {
   if (typeof value !== "boolean") throw new ValueError(`${what} must be true or false, got ${formatValue(value)}`);
@@ -64,5 +76,8 @@ export function checkBoolean(what: string, value: unknown): boolean {
 export function formatValue(value: unknown): string {
   if (typeof value === "string") return `"${value}"`;
   if (typeof value === "number" || typeof value === "boolean" || value == null) return String(value);
-  return Array.isArray(value) ? "an array" : typeof value === "object" ? "an object" : `a ${typeof value}`;
+  if (Array.isArray(value)) return `an array of ${value.length}`;
+  if (typeof value !== "object") return `a ${typeof value}`;
+  const type: unknown = value.constructor?.name;
+  return typeof type === "string" && type !== "" && type !== "Object" ? `a value of type ${type}` : "an object";
 }
