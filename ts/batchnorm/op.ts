@@ -1,4 +1,4 @@
-import { checkOptions, formatValue } from "../runtime/check.js";
+import { checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Program, Region, Scalar } from "../runtime/program.js";
@@ -94,7 +94,8 @@ export class BatchNorm {
 
   /** @internal Use `ek.batchNorm(options)`. */
   constructor(runtime: Runtime, options: BatchNormOpOptions) {
-    const name = typeof options?.name === "string" ? options.name : "batch_norm";
+    const name = options?.name ?? "batch_norm";
+    if (typeof name !== "string") throw new ValueError(`batchNorm: name must be a text, got ${formatValue(name)}`);
     this.#what = `batchNorm "${name}"`;
     this.#config = batchNormConfig(this.#what, options, ["features", "name"]);
     this.features = checkFeatures(this.#what, options.features);
@@ -182,21 +183,21 @@ export class BatchNorm {
    * @throws {ShapeError} unless both have `features` values.
    * @throws {ValueError} for a value that is not finite, or a negative variance.
    */
-  setStatistics({ mean, variance }: { mean: ArrayLike<number>; variance: ArrayLike<number> }): void {
+  setStatistics(statistics: { readonly mean: ArrayLike<number>; readonly variance: ArrayLike<number> }): void {
     ruleOf(this.#what, "setStatistics", this.#state);
+    checkOptions(`${this.#what}: setStatistics`, statistics, ["mean", "variance"]);
+    const { mean, variance } = statistics;
     for (const [what, values, least] of [
       ["mean", mean, Number.NEGATIVE_INFINITY],
       ["variance", variance, 0],
     ] as const) {
-      if (values.length !== this.features) {
-        throw new ShapeError(`${this.#what}: ${what} must have ${this.features} values, got ${values.length}`);
+      if (values?.length !== this.features) {
+        const got = values === undefined ? "none" : (values.length ?? formatValue(values));
+        throw new ShapeError(`${this.#what}: ${what} must have ${this.features} values, got ${got}`);
       }
       for (const value of Array.from(values)) {
-        if (!Number.isFinite(value) || value < least) {
-          throw new ValueError(
-            `${this.#what}: ${what} must be finite${least === 0 ? " and not negative" : ""}, got ${formatValue(value)}`,
-          );
-        }
+        const expected = `finite in f32${least === 0 ? " and not negative" : ""}`;
+        checkNumber(`${this.#what}: ${what}`, value, expected, (v) => isFiniteF32(v) && v >= least);
       }
     }
     this.runningMean.data.set(mean);
@@ -210,6 +211,7 @@ export class BatchNorm {
    * @param x rank 2–5, with `features` channels on the configured axis. It must stay as it is until `backward`.
    * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
    * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
+   * @throws {ValueError} for a tensor of another runtime, or one that this op returned.
    * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
    * @throws {StateError} once disposed.
    * @throws {MemoryLimitError} when there is no room for a first larger batch.
@@ -217,12 +219,14 @@ export class BatchNorm {
   forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
     checkOptions(`${this.#what}: forward`, options, ["out"]);
-    this.#checkInput("x", x);
+    this.#checkInput(x);
     const { out } = options;
     if (out !== undefined) this.#checkOut(x, out);
-    // The new forward overwrites what the last one left for its backward.
+    const cut = partition(splitAxes(this.#what, x.shape, this.#config.axis));
+    const effective = this.#singleValueRule(cut, x.shape, rule);
+    // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
-    const plan = this.#planFor(x.shape, rule);
+    const plan = this.#planFor(x.shape, cut, effective);
     const storage = this.#storageFor(x.shape);
 
     plan.x.moveTo(x.address);
@@ -253,16 +257,17 @@ export class BatchNorm {
       throw new StateError(`${this.#what}: backward goes once with each forward; call forward first`);
     }
     const { plan, x } = this.#pending;
-    if (!(dy instanceof Tensor) || !sameShape(dy.shape, plan.shape)) {
-      const got = dy instanceof Tensor ? formatShape(dy.shape) : formatValue(dy);
-      throw new ShapeError(
-        `${this.#what}: backward expects a gradient of shape ${formatShape(plan.shape)}, got ${got}`,
-      );
+    this.#checkTensor("dy", dy);
+    if (!sameShape(dy.shape, plan.shape)) {
+      const [want, got] = [formatShape(plan.shape), formatShape(dy.shape)];
+      throw new ShapeError(`${this.#what}: dy must have the shape of the last forward's y, ${want}, got ${got}`);
     }
     if (x.disposed) {
       throw new StateError(`${this.#what}: the input of the last forward was disposed; dispose it after backward`);
     }
     const { dx } = this.#storageFor(plan.shape);
+    if (dy.address === dx.address)
+      throw new ValueError(`${this.#what}: dy must not be what backward returned; copy it`);
     plan.x.moveTo(x.address);
     plan.dy.moveTo(dy.address);
     plan.dx.moveTo(dx.address);
@@ -296,9 +301,28 @@ export class BatchNorm {
     return this;
   }
 
-  #checkInput(what: string, x: Tensor): void {
-    if (!(x instanceof Tensor)) {
-      throw new ValueError(`${this.#what}: ${what} must be a Tensor of this runtime, got ${formatValue(x)}`);
+  /** @throws unless it is a tensor that is alive, in this memory. */
+  #checkTensor(what: string, tensor: Tensor): number {
+    if (!(tensor instanceof Tensor)) {
+      throw new ValueError(
+        `${this.#what}: ${what} must be a Tensor, got ${formatValue(tensor)}; make one with ek.tensor(shape, data)`,
+      );
+    }
+    if (!tensor.isOn(this.#runtime)) {
+      throw new ValueError(
+        `${this.#what}: ${what} is a tensor of another runtime; make tensors with the ek that made this batchNorm`,
+      );
+    }
+    return tensor.address;
+  }
+
+  #checkInput(x: Tensor): void {
+    const address = this.#checkTensor("x", x);
+    if (address === this.#storage?.blocks.y || address === this.#storage?.blocks.dx) {
+      throw new ValueError(
+        `${this.#what}: x must not be a tensor that this op returned, which it would overwrite; copy it with ` +
+          `ek.tensor(x.shape, x.data), or use another op`,
+      );
     }
     const { channels } = splitAxes(this.#what, x.shape, this.#config.axis);
     if (channels !== this.features) {
@@ -310,11 +334,12 @@ export class BatchNorm {
   }
 
   #checkOut(x: Tensor, out: Tensor): void {
-    if (!(out instanceof Tensor) || !sameShape(out.shape, x.shape)) {
-      const got = out instanceof Tensor ? formatShape(out.shape) : formatValue(out);
-      throw new ShapeError(`${this.#what}: out must have the shape of x, ${formatShape(x.shape)}, got ${got}`);
+    const address = this.#checkTensor("out", out);
+    if (!sameShape(out.shape, x.shape)) {
+      const [want, got] = [formatShape(x.shape), formatShape(out.shape)];
+      throw new ShapeError(`${this.#what}: out must have the shape of x, ${want}, got ${got}`);
     }
-    if (out.address === x.address) {
+    if (address === x.address) {
       throw new ValueError(`${this.#what}: out must not be x, which backward still needs`);
     }
   }
@@ -328,13 +353,11 @@ export class BatchNorm {
     );
   }
 
-  #planFor(shape: Shape, rule: StateRule): Plan {
-    const cut = partition(splitAxes(this.#what, shape, this.#config.axis));
-    const effective = this.#singleValueRule(cut, shape, rule);
-    const key = `${effective.statistics},${effective.updates},${effective.gradients}:${shape.join(",")}`;
+  #planFor(shape: Shape, cut: Partition, rule: StateRule): Plan {
+    const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
     let plan = this.#plans.get(key);
     if (plan === undefined) {
-      plan = this.#makePlan(shape, cut, effective);
+      plan = this.#makePlan(shape, cut, rule);
       this.#workspace.add(plan.program);
       this.#plans.set(key, plan);
     }

@@ -87,6 +87,11 @@ export class Tensor {
     return this.#address;
   }
 
+  /** @internal Whether its elements lie in this runtime's memory. */
+  isOn(runtime: Host): boolean {
+    return this.#runtime === runtime;
+  }
+
   /** Whether the tensor can no longer be used. */
   get disposed(): boolean {
     return this.#ended !== undefined || this.#runtime.disposed;
