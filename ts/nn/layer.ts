@@ -88,7 +88,8 @@ export interface LayerOptions {
   readonly trainable?: boolean;
 }
 
-const LAYER_OPTIONS = ["name", "trainable"];
+// `type` for what getConfig returned.
+const LAYER_OPTIONS = ["name", "trainable", "type"];
 
 /** What `getConfig` returns: plain JSON from which the layer can be made again. */
 export interface LayerConfig {
@@ -102,6 +103,7 @@ export abstract class Layer implements Operation {
   abstract readonly type: string;
   /** The name that a model gives to the first layer of its type without one of its own. */
   protected abstract readonly defaultName: string;
+  readonly #given: string | undefined;
   #name: string | undefined;
   #trainable: boolean;
   #taken = false;
@@ -109,10 +111,12 @@ export abstract class Layer implements Operation {
 
   constructor(what: string, options: LayerOptions, known: readonly string[]) {
     checkOptions(what, options, [...LAYER_OPTIONS, ...known]);
-    const { name, trainable = true } = options;
+    const { name, trainable = true, type = what }: LayerOptions & { readonly type?: unknown } = options;
+    if (type !== what) throw new ValueError(`${what}: these options are of type ${formatValue(type)}`);
     if (name !== undefined && (typeof name !== "string" || name === "" || name.includes("/"))) {
       throw new ValueError(`${what}: name must be a text without "/", got ${formatValue(name)}`);
     }
+    this.#given = name;
     this.#name = name;
     this.#trainable = checkBoolean(`${what}: trainable`, trainable);
   }
@@ -142,23 +146,33 @@ export abstract class Layer implements Operation {
     return this.#revision;
   }
 
-  /** @internal Called by the model that the layer becomes part of. */
+  /** @internal The name that it was made with. */
+  get givenName(): string | undefined {
+    return this.#given;
+  }
+
+  /** @internal Called for the model that the layer becomes part of; names that are taken are not chosen. */
   attach(taken: ReadonlySet<string>): void {
     if (this.#taken) {
-      throw new StateError(`${this.what} is part of another model already; make a new layer from its getConfig()`);
+      throw new StateError(`${this.what} is part of another model already; make a new one from its getConfig()`);
     }
     if (this.#name === undefined) {
       let name = this.defaultName;
       for (let i = 1; taken.has(name); i++) name = `${this.defaultName}_${i}`;
       this.#name = name;
     }
-    if (taken.has(this.#name)) throw new ValueError(`two layers are named "${this.#name}"; names must be unique`);
     this.#taken = true;
   }
 
-  /** Plain JSON from which `layers[type](options)` makes the layer again. */
+  /** @internal Undoes {@link attach}, for a model that was not made after all. */
+  detach(): void {
+    this.#name = this.#given;
+    this.#taken = false;
+  }
+
+  /** Plain JSON, a copy, from which `layers[type](config)` makes the layer again. */
   getConfig(): LayerConfig {
-    return { type: this.type, name: this.name, trainable: this.#trainable, ...this.ownConfig() };
+    return structuredClone({ type: this.type, name: this.name, trainable: this.#trainable, ...this.ownConfig() });
   }
 
   /** @internal The variables for inputs of these shapes, in Keras's order. */

@@ -1,4 +1,4 @@
-import { type Evenkeel, load } from "../evenkeel.js";
+import { Evenkeel, load } from "../evenkeel.js";
 import { checkInteger, checkOptions, formatValue } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
 import { Layer } from "./layer.js";
@@ -24,6 +24,13 @@ function sharedRuntime(): Promise<Evenkeel> {
   return shared;
 }
 
+/** @throws {ValueError} for something else than what `load()` resolves to. */
+async function chosenRuntime(call: string, runtime: Evenkeel | undefined): Promise<Evenkeel> {
+  if (runtime === undefined) return sharedRuntime();
+  if (runtime instanceof Evenkeel) return runtime;
+  throw new ValueError(`${call}: runtime must be what \`await load()\` gives, got ${formatValue(runtime)}`);
+}
+
 /**
  * A model of layers, each reading the one before: `sequential([layers.input({ shape }), …])`.
  *
@@ -44,14 +51,32 @@ export async function sequential(
   if (rest.length === 0) throw new ValueError("sequential expects at least one layer after layers.input");
   for (const layer of rest) {
     if (!(layer instanceof Layer)) {
-      throw new ValueError(`sequential expects layers made by the functions in layers, got ${formatValue(layer)}`);
+      throw new ValueError(
+        `sequential expects layers made by the functions in layers, such as layers.dense({ units: 10 }), got ` +
+          formatValue(layer),
+      );
     }
   }
-  const { runtime } = options.runtime ?? (await sharedRuntime());
+  const { runtime } = await chosenRuntime("sequential", options.runtime);
   const taken = new Set<string>();
-  for (const layer of rest) {
-    layer.attach(taken);
-    taken.add(layer.name);
+  for (const { givenName } of rest) {
+    if (givenName === undefined) continue;
+    if (taken.has(givenName)) throw new ValueError(`two layers are named "${givenName}"; give one another name`);
+    taken.add(givenName);
   }
-  return new Model({ runtime, inputShape: input.shape, layers: rest, seed });
+  const attached: Layer[] = [];
+  try {
+    for (const layer of rest) {
+      if (attached.includes(layer)) {
+        throw new ValueError(`${layer.type} "${layer.name}" stands in the model twice; make a layer for each place`);
+      }
+      layer.attach(taken);
+      attached.push(layer);
+      taken.add(layer.name);
+    }
+    return new Model({ runtime, inputShape: input.shape, layers: rest, seed });
+  } catch (error) {
+    for (const layer of attached) layer.detach();
+    throw error;
+  }
 }

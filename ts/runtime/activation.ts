@@ -92,8 +92,8 @@ export function activationCode(what: string, activation: Activation): Activation
 }
 
 /** A copy that nobody can change. */
-export function frozenActivation<A extends Activation | "softmax">(activation: A): A {
-  return typeof activation === "string" ? activation : Object.freeze({ ...activation });
+export function frozenActivation<A extends string | object>(activation: A): A {
+  return typeof activation === "object" ? (Object.freeze({ ...activation }) as A) : activation;
 }
 
 function code(kind: keyof typeof KINDS, p0 = 0, p1 = 0): ActivationCode {

@@ -3,6 +3,7 @@ import {
   type ActivationCode,
   type Activation as ActivationOption,
   activationCode,
+  frozenActivation,
 } from "../../runtime/activation.js";
 import { listNames } from "../../runtime/check.js";
 import { ELEMENTS, elementChunks } from "../../runtime/chunks.js";
@@ -98,8 +99,8 @@ export class ActivationLayer extends Layer {
 
   constructor(options: ActivationOptions) {
     super("activation", options, ["activation"]);
-    this.#activation = options.activation;
     const { fused, rest } = splitActivation("activation", options.activation);
+    this.#activation = frozenActivation(options.activation);
     this.#operation = rest[0] ?? new ActivationOperation(fused);
   }
 

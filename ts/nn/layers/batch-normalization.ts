@@ -1,6 +1,12 @@
 import { BatchNormCore } from "../../batchnorm/core.js";
-import { partition, splitAxes } from "../../batchnorm/layout.js";
-import { activationOf, type BatchNormConfig, type BatchNormOptions, batchNormConfig } from "../../batchnorm/options.js";
+import { type Axes, partition, splitAxes } from "../../batchnorm/layout.js";
+import {
+  activationOf,
+  BATCH_NORM_OPTIONS,
+  type BatchNormConfig,
+  type BatchNormOptions,
+  batchNormConfig,
+} from "../../batchnorm/options.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
 import { type BatchNormState, STATES, type StateRule } from "../../batchnorm/states.js";
 import { checkBoolean } from "../../runtime/check.js";
@@ -33,9 +39,9 @@ export class BatchNormalization extends Layer {
   #state: LayerState = "training";
 
   constructor(options: BatchNormalizationOptions = {}) {
-    const { name, trainable, parametersTrainable = true, ...own } = options;
-    super("batchNormalization", { name, trainable }, []);
-    this.#config = batchNormConfig("batchNormalization", own, []);
+    super("batchNormalization", options, [...BATCH_NORM_OPTIONS, "parametersTrainable"]);
+    const { name: _name, trainable: _trainable, parametersTrainable = true, ...own } = options;
+    this.#config = batchNormConfig("batchNormalization", own, ["type"]);
     this.#parametersTrainable = checkBoolean("batchNormalization: parametersTrainable", parametersTrainable);
     this.#rule = new RunningRule(this.#config);
   }
@@ -105,12 +111,12 @@ export class BatchNormalization extends Layer {
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
-    splitAxes(this.what, [1, ...only(inputs)], this.#config.axis);
+    this.#axes([1, ...only(inputs)]);
     return only(inputs);
   }
 
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
-    const { channels } = splitAxes(this.what, [1, ...only(inputs)], this.#config.axis);
+    const { channels } = this.#axes([1, ...only(inputs)]);
     const shape = [channels];
     const { scale, center } = this.#config;
     return [
@@ -167,9 +173,17 @@ export class BatchNormalization extends Layer {
     return { ...this.#config, parametersTrainable: this.#parametersTrainable };
   }
 
+  /** Shapes are with the batch axis. */
+  #axes(shape: Shape): Axes {
+    const { axis } = this.#config;
+    if (axis === 0 || axis === -shape.length) {
+      throw new ShapeError(`${this.what}: axis ${axis} is the batch axis; set axis to -1, the channels of each sample`);
+    }
+    return splitAxes(this.what, shape, axis);
+  }
+
   #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission) {
-    const axes = splitAxes(this.what, [batch, ...only(inputShapes)], this.#config.axis);
-    const cut = partition(axes);
+    const cut = partition(this.#axes([batch, ...only(inputShapes)]));
     const { epsilon } = this.#config;
     const gamma = optional("gamma");
     const beta = optional("beta");

@@ -1,4 +1,4 @@
-import type { ActivationCode } from "../../runtime/activation.js";
+import { type ActivationCode, frozenActivation } from "../../runtime/activation.js";
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import { ELEMENTS, elementChunks, imagesPerPartial } from "../../runtime/chunks.js";
 import type { Program, Region } from "../../runtime/program.js";
@@ -81,8 +81,8 @@ export class Conv2d extends Layer {
     this.#strides = checkPair("conv2d: strides", strides);
     this.#padding = checkPadding("conv2d: padding", padding);
     this.useBias = checkBoolean("conv2d: useBias", useBias);
-    this.#activation = activation;
     const { fused, rest } = splitActivation("conv2d", activation);
+    this.#activation = frozenActivation(activation);
     this.fused = fused;
     this.#rest = rest;
   }

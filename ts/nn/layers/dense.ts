@@ -1,4 +1,4 @@
-import type { ActivationCode } from "../../runtime/activation.js";
+import { type ActivationCode, frozenActivation } from "../../runtime/activation.js";
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import type { Region } from "../../runtime/program.js";
@@ -44,8 +44,8 @@ export class Dense extends Layer {
     const { activation = "linear", useBias = true } = options;
     this.units = checkInteger("dense: units", options.units, 1);
     this.useBias = checkBoolean("dense: useBias", useBias);
-    this.#activation = activation;
     const { fused, rest } = splitActivation("dense", activation);
+    this.#activation = frozenActivation(activation);
     this.fused = fused;
     this.#rest = rest;
   }

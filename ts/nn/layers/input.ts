@@ -13,7 +13,8 @@ export class Input {
   readonly shape: Shape;
 
   constructor(options: InputOptions) {
-    checkOptions("input", options, ["shape"]);
+    // `type` for what getConfig returned.
+    checkOptions("input", options, ["shape", "type"]);
     this.shape = checkShape(options.shape, "input");
   }
 
