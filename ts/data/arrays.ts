@@ -16,11 +16,20 @@ export type Labels = Uint8Array | Int32Array | readonly number[];
  */
 export function countSamples(what: string, x: Samples, sampleShape: Shape): number {
   if (!(x instanceof Float32Array) && !(x instanceof Tensor)) {
-    throw new ValueError(`${what} expects x as a Float32Array or a Tensor, got ${formatValue(x)}`);
+    const flat = Array.isArray(x) && Array.isArray(x[0]) ? "x.flat(Infinity)" : "x";
+    throw new ValueError(
+      `${what} expects x as a Float32Array or a Tensor, got ${formatValue(x)}; convert it with Float32Array.from(${flat})`,
+    );
   }
-  const length = x instanceof Tensor ? x.size : x.length;
+  const { length } = x instanceof Tensor ? x.data : x;
   const size = sizeOf(sampleShape);
-  if (length === 0 || length % size !== 0) {
+  if (length === 0) {
+    throw new ShapeError(
+      `${what} got no samples: x is empty, or a view of a tensor that memory growth ended; then give the Tensor ` +
+        `itself, not its data`,
+    );
+  }
+  if (length % size !== 0) {
     throw new ShapeError(
       `${what} expects x to hold whole samples of ${formatShape(sampleShape)} = ${size} numbers, got ${length}; ` +
         `check the array's length and the model's input shape`,
@@ -36,17 +45,25 @@ export function countSamples(what: string, x: Samples, sampleShape: Shape): numb
  */
 export function checkLabels(what: string, y: Labels, count: number, classes: number): void {
   if (!(y instanceof Uint8Array) && !(y instanceof Int32Array) && !Array.isArray(y)) {
-    throw new ValueError(`${what} expects labels as a Uint8Array, an Int32Array or an array, got ${formatValue(y)}`);
+    throw new ValueError(
+      `${what} expects labels as a Uint8Array, an Int32Array or an array of class numbers, got ${formatValue(y)}; ` +
+        `convert typed arrays with Int32Array.from(y)`,
+    );
   }
   if (y.length !== count) {
-    throw new ShapeError(`${what} expects a label for each of ${count} samples, got ${y.length} labels`);
+    const remedy =
+      y.length === count * classes && classes > 1
+        ? `give class numbers from 0 to ${classes - 1}, not one-hot vectors`
+        : "check that samples and labels belong together";
+    throw new ShapeError(`${what} expects a label for each of ${count} samples, got ${y.length} labels; ${remedy}`);
   }
   for (let i = 0; i < count; i++) {
     const label = y[i] as number;
     if (!Number.isInteger(label) || label < 0 || label >= classes) {
+      const remedy = Number.isInteger(label) && label >= classes ? "give the last layer more units, or " : "";
       throw new ValueError(
-        `${what} expects labels from 0 to ${classes - 1}, got ${formatValue(label)} for sample ${i}; give the last ` +
-          `layer more units, or correct the label`,
+        `${what} expects labels that are integers from 0 to ${classes - 1}, got ${formatValue(label)} for sample ${i}; ` +
+          `${remedy}correct the label`,
       );
     }
   }
