@@ -18,8 +18,8 @@ export interface TrainingPlan {
   /** i32, one a sample. */
   readonly labels: Region;
   readonly lossSums: Region;
-  /** f64: partial sums of the squared gradients. */
-  readonly gradientSquares: Region;
+  /** f64: partial sums of the squared gradients; null when nothing is trained. */
+  readonly gradientSquares: Region | null;
   readonly staged: readonly { readonly layer: Layer; readonly statistics: Staged }[];
   /** What runs before the check; then come running statistics and the optimizer. */
   readonly backwardEnd: number;
@@ -103,14 +103,12 @@ export function planTraining({
 
   const ranges = parameters.trainedRanges();
   const chunks = ranges.map(({ length }) => elementChunks(length));
-  const gradientSquares = program.workspace(
-    "gradient squares",
-    Math.max(8, 8 * sizeOf([chunks.reduce((a, b) => a + b, 0)])),
-  );
+  const partialCount = chunks.reduce((a, b) => a + b, 0);
+  const gradientSquares = partialCount === 0 ? null : program.workspace("gradient squares", 8 * partialCount);
   let used = 0;
   ranges.forEach(({ gradients, length }, i) => {
     const own = chunks[i] as number;
-    const partials = gradientSquares.part("gradient squares", 8 * used, 8 * own);
+    const partials = (gradientSquares as Region).part("gradient squares", 8 * used, 8 * own);
     program.call("sum_squares", own, partials, gradients, length, ELEMENTS);
     used += own;
   });
@@ -121,7 +119,7 @@ export function planTraining({
     statistics === undefined ? [] : [{ layer: (nodes[i] as Node).layer, statistics }],
   );
   for (const region of [lossSums, gradientSquares, ...staged.map(({ statistics }) => statistics.notFinite)]) {
-    program.touch(region);
+    if (region !== null) program.touch(region);
   }
   for (const { statistics } of staged) statistics.emitCommit();
   for (const range of ranges) optimizer.emit(program, range);

@@ -128,6 +128,7 @@ export class Trainer {
           `learning rate`,
       );
     }
+    if (plan.gradientSquares === null) return;
     let squares = 0;
     for (const partial of this.#runtime.f64(plan.gradientSquares.value, plan.gradientSquares.bytes / 8)) {
       squares += partial;
