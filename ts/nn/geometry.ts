@@ -29,25 +29,32 @@ export function checkPair(what: string, value: Pair): readonly [number, number] 
   if (!Array.isArray(pair) || pair.length !== 2) {
     throw new ValueError(`${what} must be a positive integer or two, [height, width], got ${formatValue(value)}`);
   }
-  return [checkInteger(what, pair[0], 1), checkInteger(what, pair[1], 1)];
+  return Object.freeze([checkInteger(what, pair[0], 1), checkInteger(what, pair[1], 1)] as const);
 }
 
-/** @throws {ValueError} unless `padding` is "valid", "same", a number, or [[top, bottom], [left, right]]. */
+/**
+ * A copy of `padding`.
+ *
+ * @throws {ValueError} unless it is "valid", "same", a number, or [[top, bottom], [left, right]].
+ */
 export function checkPadding(what: string, padding: Padding): Padding {
   if (padding === "valid" || padding === "same") return padding;
-  const sides = typeof padding === "number" ? [padding] : Array.isArray(padding) ? padding.flat() : [];
-  if (sides.length !== 1 && sides.length !== 4) {
+  if (typeof padding === "number") return checkInteger(what, padding, 0);
+  const isPair = (value: unknown): value is readonly unknown[] => Array.isArray(value) && value.length === 2;
+  if (!isPair(padding) || !padding.every(isPair)) {
     const shown = formatValue(padding);
     throw new ValueError(`${what} must be "valid", "same", a number or [[top, bottom], [left, right]], got ${shown}`);
   }
-  for (const side of sides) checkInteger(what, side, 0);
-  return padding;
+  const [rows, columns] = padding.map((sides) =>
+    Object.freeze([checkInteger(what, sides[0], 0), checkInteger(what, sides[1], 0)] as const),
+  ) as [readonly [number, number], readonly [number, number]];
+  return Object.freeze([rows, columns] as const);
 }
 
 /**
  * The window over one image of `shape`, padding resolved to numbers.
  *
- * @throws {ShapeError} for another rank than 3, or an image that the window does not fit in.
+ * @throws {ShapeError} for another rank than 3, an image that the window does not fit in, or padding that fills a window.
  */
 export function resolveWindow(
   what: string,
@@ -57,11 +64,25 @@ export function resolveWindow(
   padding: Padding,
 ): Window {
   if (shape.length !== 3) {
-    throw new ShapeError(`${what} expects images [height,width,channels], got ${formatShape(shape)} a sample`);
+    const remedy =
+      shape.length === 2
+        ? `give the channels too: layers.input({ shape: [${shape},1] })`
+        : shape.length === 4
+          ? "leave out the batch axis in layers.input"
+          : "put it before flatten and dense, after layers.input({ shape: [height,width,channels] })";
+    throw new ShapeError(
+      `${what} expects images [height,width,channels], got ${formatShape(shape)} a sample; ${remedy}`,
+    );
   }
   const [inHeight, inWidth, channels] = shape as [number, number, number];
   const [padTop, padBottom] = resolvePads(padding, 0, inHeight, window[0], strides[0]);
   const [padLeft, padRight] = resolvePads(padding, 1, inWidth, window[1], strides[1]);
+  if (Math.max(padTop, padBottom) >= window[0] || Math.max(padLeft, padRight) >= window[1]) {
+    throw new ShapeError(
+      `${what}: padding must be smaller than the window of ${window[0]}×${window[1]}, got ` +
+        `[[${padTop}, ${padBottom}], [${padLeft}, ${padRight}]]: some windows would hold nothing of the image`,
+    );
+  }
   const outHeight = Math.floor((inHeight + padTop + padBottom - window[0]) / strides[0]) + 1;
   const outWidth = Math.floor((inWidth + padLeft + padRight - window[1]) / strides[1]) + 1;
   if (outHeight < 1 || outWidth < 1) {
@@ -71,7 +92,9 @@ export function resolveWindow(
     );
   }
   const [windowHeight, windowWidth] = window;
-  const [strideHeight, strideWidth] = strides;
+  // A stride past the image leaves one window either way, but would overflow where kernels multiply it.
+  const strideHeight = Math.min(strides[0], inHeight + padTop + padBottom);
+  const strideWidth = Math.min(strides[1], inWidth + padLeft + padRight);
   return {
     inHeight,
     inWidth,
