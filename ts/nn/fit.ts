@@ -1,4 +1,6 @@
 import type { BatchSource } from "../data/source.js";
+import { formatValue, listNames, oneOf } from "../runtime/check.js";
+import { ValueError } from "../runtime/errors.js";
 import { Breather } from "./breather.js";
 import type { LossSum } from "./losses.js";
 
@@ -34,6 +36,28 @@ export interface Callback {
   onBatchEnd?(logs: BatchLogs): unknown;
   onEpochEnd?(epoch: number, logs: EpochLogs): unknown;
   onTrainEnd?(): unknown;
+}
+
+const HOOKS = ["onTrainBegin", "onEpochBegin", "onBatchEnd", "onEpochEnd", "onTrainEnd"];
+
+/**
+ * Checks what `fit` will call.
+ *
+ * @throws {ValueError} for something else than an array of objects, {@link NameError} for a hook that does not exist.
+ */
+export function checkCallbacks(callbacks: unknown): void {
+  if (!Array.isArray(callbacks)) {
+    throw new ValueError(`fit: callbacks must be an array, such as [{ onEpochEnd }], got ${formatValue(callbacks)}`);
+  }
+  for (const callback of callbacks) {
+    if (typeof callback !== "object" || callback === null) {
+      const hooks = listNames(HOOKS);
+      throw new ValueError(`fit: a callback must be an object with some of ${hooks}, got ${formatValue(callback)}`);
+    }
+    for (const key of Object.keys(callback)) {
+      if (/^on[A-Z]/.test(key)) oneOf("fit: callback", key, HOOKS);
+    }
+  }
 }
 
 /** What `fit` returns: a figure for each epoch. */

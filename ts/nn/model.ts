@@ -8,6 +8,7 @@ import {
   checkNumber,
   checkOptions,
   formatValue,
+  isFiniteF32,
   listNames,
   oneOf,
 } from "../runtime/check.js";
@@ -18,7 +19,7 @@ import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
 import { Workspace } from "../runtime/workspace.js";
 import { Breather } from "./breather.js";
-import { type Callback, type History, Means, runEpochs } from "./fit.js";
+import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
 import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
@@ -208,9 +209,19 @@ export class Model {
     checkInteger("fit: epochs", epochs, 1);
     checkBoolean("fit: shuffle", shuffle);
     checkNumber("fit: validationSplit", validationSplit, "in [0, 1)", (value) => value >= 0 && value < 1);
+    checkCallbacks(callbacks);
+    if (signal !== undefined && typeof signal?.throwIfAborted !== "function") {
+      throw new ValueError(`fit: signal must be an AbortSignal, such as controller.signal, got ${formatValue(signal)}`);
+    }
     const total = countSamples("fit", x, this.inputShape);
     checkLabels("fit", y, total, compiled.classes);
-    const samples = total - Math.floor(total * validationSplit);
+    const kept = Math.floor(total * validationSplit);
+    if (kept === 0 && validationSplit > 0) {
+      throw new ValueError(
+        `fit: validationSplit ${validationSplit} of ${total} samples leaves none to validate on; make it larger, or 0`,
+      );
+    }
+    const samples = total - kept;
     const batchSize = Math.min(samples, checkInteger("fit: batchSize", options.batchSize ?? DEFAULT_BATCH, 1));
     if (validationData !== undefined && validationSplit > 0) {
       throw new ValueError("fit: give validationData or validationSplit, not both");
@@ -476,17 +487,24 @@ function checkWeight(
   { path, spec, size }: Parameter,
   weight: { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> } | undefined,
 ): void {
-  const { name, shape, data } = weight ?? {};
+  if (typeof weight !== "object" || weight === null || weight.data === undefined) {
+    throw new ValueError(
+      `setWeights expects "${path}" as { data }, as getWeights returns it, got ${formatValue(weight)}`,
+    );
+  }
+  const { name, shape, data } = weight;
   if (name !== undefined && name !== path) {
     throw new NameError(`setWeights expects "${path}" here, got "${name}"; the order is that of getWeights`);
   }
-  if (data === undefined || data.length !== size || (shape !== undefined && !sameShape(shape, spec.shape))) {
-    const got = shape === undefined ? `${data?.length ?? "no"} values` : formatShape(shape);
+  if (data.length !== size || (shape !== undefined && !(Array.isArray(shape) && sameShape(shape, spec.shape)))) {
+    const got = Array.isArray(shape) ? `${formatShape(shape)} with ${data.length} values` : `${data.length} values`;
     throw new ShapeError(`setWeights expects "${path}" as ${formatShape(spec.shape)}, got ${got}`);
   }
   for (let i = 0; i < size; i++) {
     const value = data[i] as number;
-    if (!Number.isFinite(value)) throw new ValueError(`setWeights: "${path}" holds ${formatValue(value)} at ${i}`);
+    if (!isFiniteF32(value)) {
+      throw new ValueError(`setWeights: "${path}" holds ${formatValue(value)} at ${i}, which is not finite in f32`);
+    }
     if (spec.name === "moving_variance" && value < 0) {
       throw new ValueError(`setWeights: "${path}" holds a negative variance, ${value} at ${i}`);
     }
