@@ -64,7 +64,8 @@ export class Arena {
    * @throws {MemoryLimitError} when the memory cannot grow; nothing has changed then.
    */
   allocate(bytes: number): number {
-    if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+    // Past 2⁵³ too: a layer of 10¹⁶ units is no internal error, there is just no room.
+    if (!Number.isInteger(bytes) || bytes <= 0) {
       throw new RangeError(`internal error: the arena was asked for ${bytes} bytes`);
     }
     const size = ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;

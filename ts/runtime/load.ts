@@ -42,6 +42,9 @@ const OPTIONS: Record<keyof LoadOptions, true> = {
  * @throws {ValueError} for a value out of range.
  */
 export function planLoad(options: LoadOptions): LoadPlan {
+  if (typeof options !== "object" || options === null) {
+    throw new ValueError(`load() expects an object of options, got ${show(options)}`);
+  }
   for (const name of Object.keys(options)) {
     if (!Object.hasOwn(OPTIONS, name)) {
       throw new NameError(`load() has no option "${name}"; its options are ${Object.keys(OPTIONS).join(", ")}`);

@@ -1,4 +1,5 @@
 import { Arena } from "./arena.js";
+import { formatValue } from "./check.js";
 import { makeDisposable } from "./disposable.js";
 import { MemoryLimitError, ShapeError, StateError, ValueError } from "./errors.js";
 import { requireSimd } from "./features.js";
@@ -178,11 +179,20 @@ export class Runtime {
 makeDisposable(Runtime);
 
 function checkData(data: unknown, shape: Shape, size: number): asserts data is Float32Array | readonly number[] {
+  const what = `tensor ${formatShape(shape)}`;
   if (!(data instanceof Float32Array) && !Array.isArray(data)) {
-    throw new ValueError(`tensor ${formatShape(shape)} expects a Float32Array or an array of numbers as data`);
+    throw new ValueError(
+      `${what} expects a Float32Array or an array of numbers as data, got ${formatValue(data)}; convert it with ` +
+        `Float32Array.from(data)`,
+    );
+  }
+  const at = Array.isArray(data) ? data.findIndex((value) => typeof value !== "number") : -1;
+  if (at >= 0) {
+    const remedy = Array.isArray(data[at]) ? "; flatten it with data.flat(Infinity)" : "";
+    throw new ValueError(`${what} expects numbers as data, got ${formatValue(data[at])} at ${at}${remedy}`);
   }
   if (data.length !== size) {
     const hint = data.length === 0 ? " (a view that memory growth ended? hold the Tensor, not its data)" : "";
-    throw new ShapeError(`tensor ${formatShape(shape)} expects ${size} numbers, got ${data.length}${hint}`);
+    throw new ShapeError(`${what} expects ${size} numbers, got ${data.length}${hint}`);
   }
 }

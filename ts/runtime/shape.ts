@@ -1,3 +1,4 @@
+import { formatValue } from "./check.js";
 import { ShapeError } from "./errors.js";
 
 /** Sizes of a tensor's axes, slowest first. */
@@ -32,12 +33,14 @@ export function sameShape(a: Shape, b: Shape): boolean {
  */
 export function checkShape(shape: Shape, what: string): Shape {
   if (!Array.isArray(shape)) {
-    throw new ShapeError(`${what} expects a shape, an array of axis sizes such as [8,14,14,32], got ${typeof shape}`);
+    throw new ShapeError(
+      `${what} expects a shape, an array of axis sizes such as [8,14,14,32], got ${formatValue(shape)}`,
+    );
   }
   // Array.from: a hole becomes undefined, where every() would pass over it.
   const copy: Shape = Array.from(shape);
   if (!copy.every((axis) => Number.isSafeInteger(axis) && axis > 0)) {
-    throw new ShapeError(`${what} expects positive integers as axis sizes, got ${formatShape(copy)}`);
+    throw new ShapeError(`${what} expects positive integers as axis sizes, got [${copy.map(formatValue).join(",")}]`);
   }
   const size = sizeOf(copy);
   if (size > MAX_ELEMENTS) {
