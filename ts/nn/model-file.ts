@@ -8,7 +8,7 @@ import { BatchNormalization } from "./layers/batch-normalization.js";
 import { layers as makers } from "./layers/index.js";
 import { Input } from "./layers/input.js";
 import type { Model } from "./model.js";
-import { sequential } from "./sequential.js";
+import { chosenRuntime, sequential } from "./sequential.js";
 
 const FILE_VERSION = "1";
 
@@ -33,10 +33,16 @@ export function encodeModel(model: Model): Uint8Array {
  * A model from the bytes of `model.toBytes()`: the same predictions, bit for bit. Layers start in the state "training";
  * `compile` it anew to train on.
  *
+ * @throws {ValueError} for something else than bytes, or a runtime that is none.
  * @throws {FormatError} for bytes that are no such file, or of a later version.
  */
 export async function loadModel(bytes: Uint8Array, options: { readonly runtime?: Evenkeel } = {}): Promise<Model> {
   checkOptions("loadModel", options, ["runtime"]);
+  if (!(bytes instanceof Uint8Array)) {
+    const remedy = "give what model.toBytes() returned, or new Uint8Array(await response.arrayBuffer())";
+    throw new ValueError(`loadModel expects a Uint8Array, got ${formatValue(bytes)}; ${remedy}`);
+  }
+  const runtime = await chosenRuntime("loadModel", options.runtime);
   const { tensors, metadata } = decodeSafetensors(bytes);
   if (metadata.format !== "evenkeel") {
     throw new FormatError(
@@ -58,7 +64,7 @@ export async function loadModel(bytes: Uint8Array, options: { readonly runtime?:
   }
   let model: Model;
   try {
-    model = await sequential(entries, options);
+    model = await sequential(entries, { runtime });
   } catch (error) {
     throw asFormatError(error);
   }

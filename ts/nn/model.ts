@@ -1,4 +1,4 @@
-import { checkLabels, countSamples, type Labels, type Samples, valuesOf } from "../data/arrays.js";
+import { adviseOnNonFinite, checkLabels, countSamples, type Labels, type Samples, valuesOf } from "../data/arrays.js";
 import { ArraySource, type BatchSource } from "../data/source.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
@@ -233,6 +233,7 @@ export class Model {
     if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
+    const advise = () => adviseOnNonFinite(x, samples, this.inputShape);
     return this.#lockedInFit(() =>
       runEpochs({
         source,
@@ -241,7 +242,7 @@ export class Model {
         accuracy: compiled.accuracy,
         callbacks,
         signal,
-        step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels)),
+        step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels), advise),
         validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
         outside: (call) => this.#outside(call),
       }),
@@ -257,10 +258,11 @@ export class Model {
     checkLabels("trainOnBatch", y, count, compiled.classes);
     compiled.trainer.prepare(count);
     const means = new Means(compiled.accuracy);
-    const sums = compiled.trainer.step(count, (input, labels) => {
+    const fill = (input: Float32Array, labels: Int32Array) => {
       input.set(valuesOf(x));
       labels.set(y);
-    });
+    };
+    const sums = compiled.trainer.step(count, fill, () => adviseOnNonFinite(x, count, this.inputShape));
     means.add(sums, count);
     return means.values;
   }

@@ -24,8 +24,8 @@ function sharedRuntime(): Promise<Evenkeel> {
   return shared;
 }
 
-/** @throws {ValueError} for something else than what `load()` resolves to. */
-async function chosenRuntime(call: string, runtime: Evenkeel | undefined): Promise<Evenkeel> {
+/** The given runtime, or the shared one. @throws {ValueError} for something else than what `load()` resolves to. */
+export async function chosenRuntime(call: string, runtime: Evenkeel | undefined): Promise<Evenkeel> {
   if (runtime === undefined) return sharedRuntime();
   if (runtime instanceof Evenkeel) return runtime;
   throw new ValueError(`${call}: runtime must be what \`await load()\` gives, got ${formatValue(runtime)}`);

@@ -92,15 +92,19 @@ export class Trainer {
   /**
    * One step on `batch` samples.
    *
+   * @param advise says, after NaN or infinity was met, what to do about it.
    * @throws {NonFiniteError} naming the layer; nothing has changed then.
    */
-  step(batch: number, fill: FillBatch): LossSum {
+  step(batch: number, fill: FillBatch, advise: () => string): LossSum {
     const plan = this.prepare(batch);
     const runtime = this.#runtime;
     fill(runtime.f32(plan.input.value, batch * sizeOf(this.#inputShape)), runtime.i32(plan.labels.value, batch));
     plan.program.run(runtime, 0, plan.backwardEnd);
     const sums = this.#loss.read(runtime, plan.lossSums);
-    this.#check(plan, sums);
+    const trouble = this.#findNonFinite(plan, sums);
+    if (trouble !== null) {
+      throw new NonFiniteError(`${trouble}. No weight, statistic or counter has changed; ${advise()}`);
+    }
 
     this.#optimizer.prepare();
     for (const { statistics } of plan.staged) statistics.prepareCommit();
@@ -110,34 +114,22 @@ export class Trainer {
     return sums;
   }
 
-  #check(plan: TrainingPlan, { loss }: LossSum): void {
-    const nothing = "No weight, statistic or counter has changed";
+  /** Where NaN or infinity shows; null where all is finite. The statistics see it in passing: no pass looks for it. */
+  #findNonFinite(plan: TrainingPlan, { loss }: LossSum): string | null {
     for (const { layer, statistics } of plan.staged) {
       const [channels] = this.#runtime.u32(statistics.notFinite.value, 1);
       if (channels === 0) continue;
-      const first = layer === this.#layers[0];
-      throw new NonFiniteError(
-        `${layer.type} "${layer.name}": ${channels} of ${statistics.channels} channels have statistics that are not ` +
-          `finite, so ${first ? "the batch" : "what the layers before it made of the batch"} holds NaN or infinity. ` +
-          `${nothing}; ${first ? "clean the data" : "lower the learning rate, or clean the data"}`,
+      return (
+        `${layer.type} "${layer.name}": ${channels} of ${statistics.channels} channels of its input have statistics ` +
+        `that are not finite`
       );
     }
-    if (!Number.isFinite(loss)) {
-      throw new NonFiniteError(
-        `the loss is ${loss}: the batch or the weights hold NaN or infinity. ${nothing}; clean the data, or lower the ` +
-          `learning rate`,
-      );
-    }
-    if (plan.gradientSquares === null) return;
+    if (!Number.isFinite(loss)) return `the loss is ${loss}`;
+    if (plan.gradientSquares === null) return null;
     let squares = 0;
     for (const partial of this.#runtime.f64(plan.gradientSquares.value, plan.gradientSquares.bytes / 8)) {
       squares += partial;
     }
-    if (!Number.isFinite(squares)) {
-      throw new NonFiniteError(
-        `the norm of the gradients is not finite, though the loss is ${loss}. ${nothing}; clean the data (NaN or ` +
-          `infinity in the batch), or lower the learning rate`,
-      );
-    }
+    return Number.isFinite(squares) ? null : `the norm of the gradients is ${squares}, though the loss is ${loss}`;
   }
 }
