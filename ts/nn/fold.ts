@@ -33,18 +33,29 @@ export interface FoldPlan {
   readonly entries: readonly FoldEntry[];
 }
 
+// Before a layer, kernel·a·x and the new bias's −kernel·a·mean cancel: |mean|/σ = 2ᵏ costs k of f32's 24 bits. At 100 an
+// output is off by 1e-5 of the largest, at 10,000 by 1e-3. Images and ReLU's outputs have single digits.
+const MOST_DEVIATIONS = 64;
+
+/** The running statistics of a batch norm. */
+export type FindStatistics = (norm: BatchNormalization) => {
+  readonly mean: Float32Array;
+  readonly variance: Float32Array;
+};
+
 /**
  * Finds the batch norms of a chain that fold: after a linear convolution or dense layer, or before one that sees every
- * value with the same weights (no padding), also through flatten. A pure function of the nodes.
+ * value with the same weights (no padding), also through flatten, unless a mean is far from zero. A pure function of the
+ * nodes and the running statistics.
  */
-export function planFolds(nodes: readonly Node[]): FoldPlan {
+export function planFolds(nodes: readonly Node[], statistics: FindStatistics): FoldPlan {
   const folds = new Map<Layer, Fold[]>();
   const entries: FoldEntry[] = [];
   const folded = new Set<Node>();
   nodes.forEach((node, i) => {
     const norm = node.layer;
     if (!(norm instanceof BatchNormalization)) return;
-    const target = foldTarget(nodes, i, norm);
+    const target = foldTarget(nodes, i, norm, statistics);
     entries.push({
       layer: norm.name,
       into: target.layer?.name ?? null,
@@ -62,7 +73,7 @@ type Target =
   | { readonly layer: Layer; readonly side: "before" | "after"; readonly taps: number }
   | { readonly layer: null; readonly reason: string };
 
-function foldTarget(nodes: readonly Node[], i: number, norm: BatchNormalization): Target {
+function foldTarget(nodes: readonly Node[], i: number, norm: BatchNormalization, statistics: FindStatistics): Target {
   const stay = (reason: string): Target => ({ layer: null, reason });
   const shape = nodes[i]?.inputShapes[0] as Shape;
   const { axis, activation } = norm.config;
@@ -81,19 +92,35 @@ function foldTarget(nodes: readonly Node[], i: number, norm: BatchNormalization)
     next = nodes[i + 2];
   }
   const consumer = next?.layer;
-  if (consumer instanceof Dense) return { layer: consumer, side: "before", taps };
-  if (consumer instanceof Conv2d && next === nodes[i + 1]) {
+  const fits = consumer instanceof Dense || (consumer instanceof Conv2d && next === nodes[i + 1]);
+  if (!fits) return stay(`there is no linear layer beside it to fold into`);
+  if (consumer instanceof Conv2d) {
     const { padTop, padLeft, outHeight, outWidth, strideHeight, strideWidth, inHeight, inWidth, ...window } =
       consumer.window(shape);
     const { windowHeight, windowWidth } = window;
     const bottom = (outHeight - 1) * strideHeight + windowHeight - padTop;
     const right = (outWidth - 1) * strideWidth + windowWidth - padLeft;
-    if (padTop === 0 && padLeft === 0 && bottom <= inHeight && right <= inWidth) {
-      return { layer: consumer, side: "before", taps: windowHeight * windowWidth };
+    if (padTop > 0 || padLeft > 0 || bottom > inHeight || right > inWidth) {
+      return stay(`"${consumer.name}" pads its input with zeros, which are not normalised`);
     }
-    return stay(`"${consumer.name}" pads its input with zeros, which are not normalised`);
+    taps = windowHeight * windowWidth;
   }
-  return stay(`there is no linear layer beside it to fold into`);
+  const far = farthestMean(statistics(norm), norm.config.epsilon);
+  if (far.deviations > MOST_DEVIATIONS) {
+    const many = `${Math.round(far.deviations)} standard deviations from zero, more than ${MOST_DEVIATIONS}`;
+    return stay(`in channel ${far.channel} its mean is ${many}: folded, they would cancel`);
+  }
+  return { layer: consumer, side: "before", taps };
+}
+
+/** The channel whose mean is the most standard deviations, by variance + ε, from zero. */
+function farthestMean({ mean, variance }: ReturnType<FindStatistics>, epsilon: number) {
+  let [channel, deviations] = [0, 0];
+  for (let c = 0; c < mean.length; c++) {
+    const own = Math.abs(mean[c] as number) / Math.sqrt((variance[c] as number) + epsilon);
+    if (own > deviations) [channel, deviations] = [c, own];
+  }
+  return { channel, deviations };
 }
 
 function isLinear(layer: Layer | undefined): layer is Conv2d | Dense {

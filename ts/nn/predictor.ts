@@ -1,17 +1,16 @@
 import { countSamples, type Samples, valuesOf } from "../data/arrays.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { ShapeError, StateError } from "../runtime/errors.js";
-import { type Constants, Program, Region } from "../runtime/program.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
-import { Tensor } from "../runtime/tensor.js";
-import { Workspace } from "../runtime/workspace.js";
-import { type FoldEntry, foldVariables, planFolds } from "./fold.js";
+import { type Shape, sizeOf } from "../runtime/shape.js";
+import type { Tensor } from "../runtime/tensor.js";
+import { type FoldEntry, type FoldPlan, planFolds } from "./fold.js";
 import type { Node } from "./graph.js";
 import type { Variable } from "./layer.js";
 import type { Parameters } from "./parameters.js";
-import { type FindVariable, type PredictionPlan, planPrediction, variablesOf } from "./plan.js";
+import { type FindVariable, variablesOf } from "./plan.js";
+import { Snapshot } from "./snapshot.js";
 
 /** What folding did. */
 export interface FoldReport {
@@ -44,61 +43,37 @@ export class Predictor {
   declare [Symbol.dispose]: () => void;
   readonly batchSize: number;
   readonly #source: PredictorSource;
-  readonly #entries: readonly FoldEntry[];
-  readonly #workspace: Workspace;
-  /** The block of what depends on weights alone. */
-  readonly #block: number;
-  /** Computes the constants; runs at refresh. */
-  readonly #prepare: Program;
-  readonly #variable: FindVariable;
-  readonly #nodes: readonly Node[];
-  readonly #constants = new Map<string, Region>();
-  /** The model's variables that are not folded, and the copies of them. */
-  readonly #copies = new Map<Region, Region>();
-  readonly #plans = new Map<number, { readonly plan: PredictionPlan; readonly output: Tensor }>();
+  readonly #find: FindVariable;
+  #snapshot: Snapshot;
   #disposed = false;
 
   /** @internal Use `model.predictor()`. */
   constructor(source: PredictorSource) {
-    const { runtime, nodes, parameters, batchSize } = source;
-    this.batchSize = batchSize;
+    this.batchSize = source.batchSize;
     this.#source = source;
-    const folds = planFolds(nodes);
-    this.#entries = folds.entries;
-    this.#nodes = folds.nodes;
-    this.#workspace = new Workspace(runtime);
-    this.#prepare = new Program();
-    const constants = this.#constantsInto(this.#prepare);
-    const find = variablesOf(parameters, false);
-    const folded = foldVariables(folds, find, constants);
-    this.#variable = (layer, name) => folded(layer, name) ?? this.#copied(find(layer, name), constants);
-    const plan = planPrediction({ ...this.#planInput(batchSize), constants });
-    const regions = [...this.#constants.values()];
-    const bytes = regions.reduce((sum, region) => sum + alignedBytes(region), 0);
-    this.#block = runtime.arena.allocate(Math.max(64, bytes));
-    let address = this.#block;
-    for (const region of regions) {
-      region.moveTo(address);
-      address += alignedBytes(region);
-    }
-    try {
-      this.#keep(batchSize, plan);
-    } catch (error) {
-      runtime.arena.free(this.#block);
-      throw error;
-    }
-    this.refresh();
+    this.#find = variablesOf(source.parameters, false);
+    this.#snapshot = new Snapshot({ ...source, find: this.#find }, this.#planFolds());
   }
 
-  /** Takes the model's weights and running statistics as they are now. @throws {StateError} once disposed. */
+  /**
+   * Takes the model's weights and running statistics as they are now. When these let other batch norms fold than before,
+   * outputs of earlier runs end: use what `run` returns.
+   *
+   * @throws {StateError} once the predictor or its model is disposed.
+   * @throws {MemoryLimitError} when other batch norms fold and there is no room; the predictor is as it was.
+   */
   refresh(): void {
     this.#check();
     this.#source.check();
-    const { runtime } = this.#source;
-    for (const [from, to] of this.#copies) {
-      runtime.u8(to.value, to.bytes).set(runtime.u8(from.value, from.bytes));
+    const folds = this.#planFolds();
+    const targets = ({ entries }: FoldPlan) => entries.map(({ into }) => into).join("/");
+    if (targets(folds) === targets(this.#snapshot.folds)) {
+      this.#snapshot.refresh();
+      return;
     }
-    this.#prepare.run(runtime);
+    const fresh = new Snapshot({ ...this.#source, find: this.#find }, folds);
+    this.#snapshot.dispose("ended when refresh() folded other batch norms; use what run() returns");
+    this.#snapshot = fresh;
   }
 
   /**
@@ -110,18 +85,14 @@ export class Predictor {
    */
   run(x: Samples): Tensor {
     this.#check();
-    const { runtime, inputShape } = this.#source;
-    const count = countSamples("predictor.run", x, inputShape);
+    const count = countSamples("predictor.run", x, this.#source.inputShape);
     if (count > this.batchSize) {
       throw new ShapeError(
         `predictor.run takes up to ${this.batchSize} samples, got ${count}; make it with model.predictor({ batchSize: ` +
           `${count} }), or call it in pieces`,
       );
     }
-    const { plan, output } = this.#plans.get(count) ?? this.#keep(count, this.#plan(count));
-    runtime.f32(plan.input.value, count * sizeOf(inputShape)).set(valuesOf(x));
-    plan.program.run(runtime);
-    return output;
+    return this.#snapshot.run(x, count);
   }
 
   /**
@@ -152,58 +123,25 @@ export class Predictor {
       }
     }
     const probeName = probe === undefined ? `${count} samples of uniform noise in [0, 1), seed 0` : `${count} samples`;
-    return { layers: this.#entries, probe: probeName, maxAbsDifference: largest };
+    return { layers: this.#snapshot.folds.entries, probe: probeName, maxAbsDifference: largest };
   }
 
   /** Frees its memory; a second call does nothing, any other throws a {@link StateError}. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const { output } of this.#plans.values()) output.invalidate("belonged to a predictor that is disposed");
-    this.#workspace.dispose();
-    const { runtime } = this.#source;
-    if (!runtime.disposed) runtime.arena.free(this.#block);
+    this.#snapshot.dispose("belonged to a predictor that is disposed");
   }
 
-  #planInput(batch: number) {
-    return { nodes: this.#nodes, inputShape: this.#source.inputShape, batch, variable: this.#variable };
-  }
-
-  /** A plan for another batch size: it finds the constants made. */
-  #plan(batch: number): PredictionPlan {
-    return planPrediction({ ...this.#planInput(batch), constants: this.#constantsInto(new Program()) });
-  }
-
-  #copied(variable: Variable | null, { region }: Constants): Variable | null {
-    if (variable === null) return null;
-    const copy = region(`${variable.value.label} copy`, variable.value.bytes);
-    this.#copies.set(variable.value, copy);
-    return { ...variable, value: copy };
-  }
-
-  #constantsInto(program: Program): Constants {
-    const region = (label: string, bytes: number) => {
-      const made = this.#constants.get(label);
-      if (made !== undefined) return made;
-      const fresh = Region.unplaced(label, bytes);
-      this.#constants.set(label, fresh);
-      return fresh;
-    };
-    return { program, region };
-  }
-
-  #keep(batch: number, plan: PredictionPlan): { readonly plan: PredictionPlan; readonly output: Tensor } {
-    this.#workspace.add(plan.program);
-    const shape = Object.freeze([batch, ...((this.#nodes.at(-1)?.outputShape ?? this.#source.inputShape) as Shape)]);
-    const output = Tensor.view({
-      runtime: this.#source.runtime,
-      shape,
-      address: plan.output.value,
-      owner: "a predictor",
+  #planFolds(): FoldPlan {
+    const { runtime, nodes } = this.#source;
+    return planFolds(nodes, (norm) => {
+      const values = (name: string) => {
+        const { value } = this.#find(norm, name) as Variable;
+        return runtime.f32(value.value, value.bytes / 4);
+      };
+      return { mean: values("moving_mean"), variance: values("moving_variance") };
     });
-    const kept = { plan, output };
-    this.#plans.set(batch, kept);
-    return kept;
   }
 
   #check(): void {
@@ -212,10 +150,3 @@ export class Predictor {
 }
 
 makeDisposable(Predictor);
-
-// Blocks start on cache lines, as in the arena.
-const ALIGNMENT = 64;
-
-function alignedBytes({ bytes }: Region): number {
-  return ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;
-}
