@@ -174,6 +174,69 @@ describe("a batch norm", () => {
   });
 });
 
+describe("a batch norm whose mean is far from zero", () => {
+  /** A batch norm before a dense layer, with inputs about a mean that many standard deviations from zero. */
+  async function farModel(deviations: number) {
+    const model = await sequential(
+      [layers.input({ shape: [11] }), layers.batchNormalization(), layers.dense({ units: 4 })],
+      { runtime: ek },
+    );
+    const move = (to: number) =>
+      model.setWeights(
+        model.getWeights().map((weight) => {
+          return weight.name.endsWith("moving_mean") ? { ...weight, data: weight.data.fill(to, 3, 4) } : weight;
+        }),
+      );
+    move(deviations);
+    const x = noise(32 * 11, 1, -1.7, 1.7).map((value, i) => (i % 11 === 3 ? value + deviations : value));
+    return { model, x, move };
+  }
+
+  test("folds up to 64 standard deviations, at the cost of six bits", async () => {
+    const { model, x } = await farModel(64);
+    expect(model.predictor().foldReport().layers).toMatchObject([{ into: "dense" }]);
+    expect(await difference(model, x)).toBeLessThanOrEqual(64 * BOUND);
+    model.dispose();
+  });
+
+  test.each([65, -1000, 1e6])("stays at %d: folding would cost more, and the output has the same bits", async (far) => {
+    const { model, x } = await farModel(far);
+    const { layers: entries, maxAbsDifference } = model.predictor().foldReport(x);
+    const reason = /^in channel 3 its mean is \d+ standard deviations from zero, more than 64/;
+    expect(entries).toMatchObject([{ into: null, reason: expect.stringMatching(reason) }]);
+    expect(maxAbsDifference).toBe(0);
+    model.dispose();
+  });
+
+  test("after a linear layer folds all the same: that layer's output has lost those bits already", async () => {
+    const model = await sequential(
+      [layers.input({ shape: [11] }), layers.dense({ units: 4 }), layers.batchNormalization()],
+      { runtime: ek },
+    );
+    model.setWeights(model.getWeights().map((w) => (/bias|mean/.test(w.name) ? { ...w, data: w.data.fill(1000) } : w)));
+    expect(model.predictor().foldReport().layers).toMatchObject([{ into: "dense" }]);
+    expect(await difference(model, noise(32 * 11, 1))).toBeLessThanOrEqual(1000 * BOUND);
+    model.dispose();
+  });
+
+  test("unfolds at refresh(), and folds again, without a byte more", async () => {
+    const { model, x, move } = await farModel(0);
+    const predictor = model.predictor({ batchSize: 32 });
+    const first = predictor.run(x);
+    const before = bytesInUse(ek);
+    move(1000);
+    predictor.refresh();
+    expect(predictor.foldReport(x)).toMatchObject({ layers: [{ into: null }], maxAbsDifference: 0 });
+    expect(() => first.data).toThrow(/ended when refresh\(\) folded other batch norms; use what run\(\) returns/);
+    move(0);
+    predictor.refresh();
+    expect(predictor.foldReport(x)).toMatchObject({ layers: [{ into: "dense" }] });
+    model.dispose();
+    predictor.dispose();
+    expect(bytesInUse(ek)).toBeLessThan(before);
+  });
+});
+
 describe("a predictor", () => {
   const x = noise(12 * 64, 1);
   let model: Model;
