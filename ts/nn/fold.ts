@@ -35,7 +35,7 @@ export interface FoldPlan {
 
 // Before a layer, kernel·a·x and the new bias's −kernel·a·mean cancel: |mean|/σ = 2ᵏ costs k of f32's 24 bits. At 100 an
 // output is off by 1e-5 of the largest, at 10,000 by 1e-3. Images and ReLU's outputs have single digits.
-const MOST_DEVIATIONS = 64;
+const MOST_DEVIATIONS = 100;
 
 /** The running statistics of a batch norm. */
 export type FindStatistics = (norm: BatchNormalization) => {
