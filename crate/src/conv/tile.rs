@@ -237,7 +237,7 @@ fn gathered(
 ) {
     let channels = pixels.images[0].channels;
     // The values are side by side, whatever was between them in x; so, mostly, are their weights.
-    let whole = taps.columns == 1 && taps.panel_row == taps.run;
+    let whole = taps.rows > 0 && taps.columns == 1 && taps.panel_row == taps.run;
     let weights = if whole { Taps { rows: 1, run: taps.rows * taps.run, ..taps } } else { taps };
     let mut values = [[0.0; PIXELS]; GATHERED];
     while pixels.left > 0 {
