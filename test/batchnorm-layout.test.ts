@@ -1,0 +1,129 @@
+import { describe, expect, test } from "vitest";
+import { type Axes, type Partition, partition, splitAxes } from "../ts/batchnorm/layout.js";
+import { ShapeError } from "../ts/runtime/errors.js";
+import { Random } from "../ts/runtime/random.js";
+import { sizeOf } from "../ts/runtime/shape.js";
+
+// Values whose input and output fill a first-level cache; 16 rows are a part even where they do not fit.
+const PART = 4096;
+const LEAST_ROWS = 16;
+
+/** Elements [begin, end) of one channel, or of whole rows of all channels. */
+interface Piece {
+  readonly channel: number | "all";
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** What each chunk works on, as the kernels read a partition: crate/src/batchnorm/{interleaved,planar}.rs. */
+function chunksOf(cut: Partition): Piece[][] {
+  const { channels, inner, outer, unit, outerParts, pieces, chunk, chunks } = cut;
+  if (cut.kind === "rows") {
+    return Array.from({ length: chunks }, (_, i) => {
+      const rows = (part: number) => Math.min(outer, part * unit) * channels;
+      return [{ channel: "all", begin: rows(i), end: rows(i + 1) }];
+    });
+  }
+  const parts = Array.from({ length: outerParts * channels * pieces }, (_, part): Piece => {
+    const run = Math.floor(part / pieces);
+    const begin = run * inner + (part % pieces) * unit;
+    return { channel: run % channels, begin, end: Math.min(begin + unit, (run + 1) * inner) };
+  });
+  return Array.from({ length: chunks }, (_, i) => parts.slice(i * chunk, (i + 1) * chunk));
+}
+
+/** The channel of an element, from the shape alone. */
+function channelOf({ channels, inner }: Axes, element: number): number {
+  return Math.floor(element / inner) % channels;
+}
+
+const corners: [shape: number[], axis: number][] = [
+  [[1, 1], -1],
+  [[2, 1], -1],
+  [[1, 5], -1],
+  [[15, 300], -1],
+  [[16, 300], -1],
+  [[17, 300], -1],
+  [[33, 5000], -1],
+  [[4097, 3], -1],
+  [[9000, 1], -1],
+  [[1, 9000], 0],
+  [[3, 4096], 0],
+  [[3, 4097], 0],
+  [[32, 28, 28, 1], -1],
+  [[32, 13, 13, 32], -1],
+  [[32, 5, 5, 64], -1],
+  [[2, 64, 56, 56], 1],
+  [[3, 5, 64, 65], 1],
+  [[2, 3, 4, 5, 6], 2],
+  [[2, 1, 100, 100], 1],
+  [[700, 6, 2], 1],
+];
+const random = new Random(3, 0x1a);
+const anyShapes = Array.from({ length: 30 }, (): [shape: number[], axis: number] => {
+  const rank = 2 + random.below(4);
+  // Up to about 2^15 elements, so that parts end inside runs and rows.
+  const shape = Array.from({ length: rank }, () => 1 + random.below(Math.ceil(2 ** (16 / rank))));
+  return [shape, random.below(2 * rank) - rank];
+});
+
+describe.each([...corners, ...anyShapes])("the partition of %j with channels on axis %i", (shape, axis) => {
+  const axes = splitAxes("batchNorm", shape, axis);
+  const cut = partition(axes);
+  const chunks = chunksOf(cut);
+
+  test("covers every element once, in order", () => {
+    const flat = chunks.flat();
+    expect(flat.map(({ begin }) => begin)).toEqual([0, ...flat.slice(0, -1).map(({ end }) => end)]);
+    expect(flat.at(-1)?.end).toBe(sizeOf(shape));
+  });
+
+  test("leaves no part and no chunk empty", () => {
+    expect(chunks.filter((parts) => parts.length === 0)).toEqual([]);
+    expect(chunks.flat().filter(({ begin, end }) => begin >= end)).toEqual([]);
+  });
+
+  test("puts values of one channel into a part, or whole rows", () => {
+    const mixed = chunks.flat().filter(({ channel, begin, end }) => {
+      if (channel === "all") return begin % axes.channels !== 0 || end % axes.channels !== 0 || axes.inner !== 1;
+      return channelOf(axes, begin) !== channel || channelOf(axes, end - 1) !== channel;
+    });
+    expect(mixed).toEqual([]);
+  });
+
+  test("counts a channel's values: unit in each part, last in the last of a run or of the rows", () => {
+    const { kind, unit, last, outerParts, pieces } = cut;
+    const counted = kind === "rows" ? (outerParts - 1) * unit + last : outerParts * ((pieces - 1) * unit + last);
+    expect([cut.count, counted]).toEqual([sizeOf(shape) / axes.channels, cut.count]);
+  });
+
+  test("makes parts that fit a first-level cache", () => {
+    const most = Math.max(PART, LEAST_ROWS * (cut.kind === "rows" ? axes.channels : 1));
+    expect(Math.max(...chunks.flat().map(({ begin, end }) => end - begin))).toBeLessThanOrEqual(most);
+  });
+});
+
+describe("the axes around the channel axis", () => {
+  test.each<[number[], number, Axes]>([
+    [[7, 5], -1, { outer: 7, channels: 5, inner: 1 }],
+    [[7, 5], 0, { outer: 1, channels: 7, inner: 5 }],
+    [[2, 3, 4], 1, { outer: 2, channels: 3, inner: 4 }],
+    [[2, 3, 4, 5], -2, { outer: 6, channels: 4, inner: 5 }],
+    [[2, 3, 4, 5, 6], -5, { outer: 1, channels: 2, inner: 360 }],
+    [[2, 3, 4, 5, 6], 4, { outer: 120, channels: 6, inner: 1 }],
+  ])("of %j, axis %i", (shape, axis, axes) => {
+    expect(splitAxes("batchNorm", shape, axis)).toEqual(axes);
+  });
+
+  test.each([[[5]], [[]], [[1, 2, 3, 4, 5, 6]]])("a rank outside 2 to 5 is refused: %j", (shape) => {
+    expect(() => splitAxes('batchNorm "a"', shape, -1)).toThrow(ShapeError);
+    expect(() => splitAxes('batchNorm "a"', shape, -1)).toThrow(
+      /^batchNorm "a" expects a tensor of rank 2 to 5, got \[/,
+    );
+  });
+
+  test.each([2, -3])("an axis that the shape does not have is refused: %i", (axis) => {
+    expect(() => splitAxes("batchNorm", [4, 5], axis)).toThrow(ShapeError);
+    expect(() => splitAxes("batchNorm", [4, 5], axis)).toThrow(/has axis -?\d, which \[4,5\] does not have; set axis/);
+  });
+});
