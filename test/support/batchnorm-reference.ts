@@ -1,0 +1,123 @@
+import type { Activation } from "evenkeel";
+
+/** A tensor of rank 2–5 and its channel axis. */
+export interface Layout {
+  readonly shape: readonly number[];
+  readonly axis: number;
+}
+
+/** What a reference is told; γ and β count as 1 and 0 where they are left out. */
+export interface Reference extends Layout {
+  readonly x: ArrayLike<number>;
+  readonly gamma?: ArrayLike<number>;
+  readonly beta?: ArrayLike<number>;
+  readonly epsilon: number;
+  /** Without them the batch's. */
+  readonly statistics?: Moments;
+  readonly activation?: Activation;
+}
+
+/** One value a channel. */
+export interface Moments {
+  readonly mean: number[];
+  readonly variance: number[];
+}
+
+/** The channel of each element. */
+export function channelsOf({ shape, axis }: Layout): number[] {
+  const at = axis < 0 ? axis + shape.length : axis;
+  const inner = shape.slice(at + 1).reduce((a, b) => a * b, 1);
+  const size = shape.reduce((a, b) => a * b, 1);
+  return Array.from({ length: size }, (_, i) => Math.floor(i / inner) % (shape[at] as number));
+}
+
+/** Mean and biased variance of each channel, in f64. */
+export function moments(x: ArrayLike<number>, layout: Layout): Moments {
+  const channels = channelsOf(layout);
+  const features = Math.max(...channels) + 1;
+  const average = (value: (i: number, c: number) => number) => {
+    const sums = new Array<number>(features).fill(0);
+    channels.forEach((c, i) => {
+      sums[c] = (sums[c] as number) + value(i, c);
+    });
+    return sums.map((sum) => (sum * features) / channels.length);
+  };
+  const mean = average((i) => x[i] as number);
+  const variance = average((i, c) => ((x[i] as number) - (mean[c] as number)) ** 2);
+  return { mean, variance };
+}
+
+/** y = f(γ·(x − μ)/√(σ² + ε) + β), in f64. */
+export function batchNorm({
+  x,
+  gamma,
+  beta,
+  epsilon,
+  statistics,
+  activation = "linear",
+  ...layout
+}: Reference): number[] {
+  const { mean, variance } = statistics ?? moments(x, layout);
+  return channelsOf(layout).map((c, i) => {
+    const normal = ((x[i] as number) - (mean[c] as number)) / Math.sqrt((variance[c] as number) + epsilon);
+    return activate(activation, (gamma?.[c] ?? 1) * normal + (beta?.[c] ?? 0));
+  });
+}
+
+/** An activation as its formula, in f64. */
+export function activate(activation: Activation, z: number): number {
+  const clip = (low: number, high: number) => Math.min(Math.max(z, low), high);
+  if (typeof activation !== "string") {
+    if (activation.type === "clip") return clip(activation.min, activation.max);
+    if (z >= 0) return z;
+    return activation.type === "elu" ? activation.alpha * Math.expm1(z) : activation.alpha * z;
+  }
+  switch (activation) {
+    case "linear":
+      return z;
+    case "relu":
+      return Math.max(z, 0);
+    case "relu6":
+      return clip(0, 6);
+    case "hardTanh":
+      return clip(-1, 1);
+    case "leakyRelu":
+      return z >= 0 ? z : 0.2 * z;
+    case "hardSigmoid":
+      return Math.min(Math.max(z + 3, 0), 6) / 6;
+    case "tanh":
+      return Math.tanh(z);
+    case "sigmoid":
+      return 1 / (1 + Math.exp(-z));
+    case "silu":
+      return z / (1 + Math.exp(-z));
+    case "gelu":
+      return z * 0.5 * (1 + erf(z / Math.SQRT2));
+    case "elu":
+      return z >= 0 ? z : Math.expm1(z);
+  }
+}
+
+/** Maclaurin's series: 60 terms are exact in f64 for |z| < 4. */
+function erf(z: number): number {
+  let [term, sum] = [z, z];
+  for (let n = 1; n < 60; n++) {
+    term *= -(z * z) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
+}
+
+/** The gradient of f at `values` by central differences. */
+export function gradient(values: ArrayLike<number>, f: (values: Float64Array) => number): number[] {
+  const at = Float64Array.from(values);
+  return Array.from(at, (value, i) => {
+    const h = 1e-6;
+    at[i] = value + h;
+    const above = f(at);
+    at[i] = value - h;
+    const below = f(at);
+    at[i] = value;
+    return (above - below) / (2 * h);
+  });
+}
