@@ -188,6 +188,16 @@ describe("running statistics", () => {
     expectRunning(bn, mix([0.1], start));
   });
 
+  test("stay finite where the variance of finite values exceeds f32, and after that", () => {
+    const bn = ek.batchNorm({ features: 1, momentum: 0.5, debias: false });
+    const huge = 3e38;
+    bn.forward(ek.tensor([4, 1], [huge, -huge, huge, -huge]));
+    const largest = (2 - 2 ** -23) * 2 ** 127;
+    expect(running(bn)).toEqual({ mean: [0], variance: [largest] });
+    bn.forward(ek.tensor([4, 1], [1, 3, 1, 3]));
+    expect(running(bn)).toEqual({ mean: [1], variance: [largest / 2] });
+  });
+
   test("start anew after resetStatistics()", () => {
     const [used, fresh] = [moved({ momentum: 0.9 }), ek.batchNorm({ features: 3, momentum: 0.9 })];
     used.resetStatistics();

@@ -178,7 +178,8 @@ export class BatchNorm {
   }
 
   /**
-   * Sets the running statistics; they count in full, as if many updates had led to them.
+   * Sets the running statistics; they count in full, as if many updates had led to them. (With momentum "cumulative" only
+   * the updates count: before the first one, they are there for inference alone.)
    *
    * @throws {ShapeError} unless both have `features` values.
    * @throws {ValueError} for a value that is not finite, or a negative variance.

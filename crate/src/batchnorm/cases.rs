@@ -174,6 +174,7 @@ fn fold(check: &mut Check) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::update_running;
     use super::*;
 
     /// A constant channel has exactly zero variance, so y = β exactly.
@@ -205,6 +206,16 @@ mod tests {
         assert_eq!(merged(&[f32::MAX, f32::MIN, f32::MAX, f32::MIN]), (0, 0.0, 4.0 * big * big));
         assert_eq!(merged(&[1.0, f32::NAN, 2.0]).0, 1);
         assert_eq!(merged(&[1.0, 2.0, f32::INFINITY]).0, 1);
+    }
+
+    /// Running statistics stay finite where the batch's variance exceeds f32, and after that.
+    #[test]
+    fn running_statistics_stay_finite() {
+        let (mut mean, mut variance) = ([0.0f32], [1.0f32]);
+        update_running(&mut mean, &mut variance, &[1e38], &[4e70], 4.0, 1.0, 1.0);
+        assert_eq!((mean, variance), ([1e38], [f32::MAX]));
+        update_running(&mut mean, &mut variance, &[2.0], &[12.0], 4.0, 0.5, 1.0);
+        assert_eq!((mean, variance), ([0.5e38], [f32::MAX / 2.0]));
     }
 
     /// dx, dγ, dβ of the oracle against central differences of the oracle's forward pass, in f64.

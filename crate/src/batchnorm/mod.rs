@@ -190,6 +190,9 @@ pub fn gradient_coefficients(
 }
 
 /// Moves running statistics towards the batch's: r ← r + rate·(batch − r), the variance being M2/count·correction.
+///
+/// The variance of finite values may exceed f32 (a spread above 1.8·10¹⁹): it stops at the largest f32, as infinity would
+/// make the next update ∞ − ∞.
 pub fn update_running(
     running_mean: &mut [f32],
     running_variance: &mut [f32],
@@ -201,7 +204,11 @@ pub fn update_running(
 ) {
     let channels = mean.len();
     assert!(running_mean.len() == channels && running_variance.len() == channels && m2.len() == channels);
-    let step = |r: &mut f32, batch: f64| *r = (f64::from(*r) + rate * (batch - f64::from(*r))) as f32;
+    let largest = f64::from(f32::MAX);
+    let step = |r: &mut f32, batch: f64| {
+        let moved = f64::from(*r) + rate * (batch - f64::from(*r));
+        *r = moved.clamp(-largest, largest) as f32;
+    };
     for c in 0..channels {
         step(&mut running_mean[c], mean[c]);
         step(&mut running_variance[c], m2[c] / count * correction);
