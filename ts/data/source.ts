@@ -18,7 +18,7 @@ export interface BatchSource {
 export class ArraySource implements BatchSource {
   readonly samples: number;
   readonly #x: Samples;
-  readonly #y: Labels | null;
+  readonly #y: Int32Array | null;
   readonly #order: Uint32Array;
   readonly #random: Random | null;
   readonly #first: number;
@@ -39,7 +39,8 @@ export class ArraySource implements BatchSource {
     readonly random?: Random | null;
   }) {
     this.#x = x;
-    this.#y = y;
+    // A copy: what was checked is what is read, whatever a callback does to the array.
+    this.#y = y === null ? null : Int32Array.from(y);
     this.#first = first;
     this.#random = random;
     this.samples = end - first;

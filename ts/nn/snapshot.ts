@@ -112,8 +112,12 @@ export class Snapshot {
   }
 
   #keep(batch: number, plan: PredictionPlan): { readonly plan: PredictionPlan; readonly output: Tensor } {
+    if (this.#workspace.add(plan.program)) {
+      // A smaller batch may need a larger workspace: its regions fit together otherwise.
+      for (const { output } of this.#plans.values()) output.invalidate("has moved; use what the last run returned");
+      this.#plans.clear();
+    }
     const { runtime, inputShape } = this.#source;
-    this.#workspace.add(plan.program);
     const shape = Object.freeze([batch, ...(this.folds.nodes.at(-1)?.outputShape ?? inputShape)]);
     const output = Tensor.view({ runtime, shape, address: plan.output.value, owner: "a predictor" });
     const kept = { plan, output };

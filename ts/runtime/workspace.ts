@@ -19,18 +19,22 @@ export class Workspace {
   /**
    * Places a program in the block, which may be replaced by a larger one: what programs left in it is lost then.
    *
+   * @returns whether the block was replaced, so that other programs' regions have moved.
    * @throws {MemoryLimitError} when there is no room; nothing has changed then.
    */
-  add(program: Program): void {
+  add(program: Program): boolean {
     const bytes = program.place();
-    if (this.#block === null || this.#block.bytes < bytes) {
-      const address = this.#runtime.arena.allocate(bytes);
-      if (this.#block !== null) this.#runtime.arena.free(this.#block.address);
-      this.#block = { address, bytes };
-      for (const other of this.#programs) other.moveTo(address);
+    const old = this.#block;
+    const fits = old !== null && old.bytes >= bytes;
+    const block = fits ? old : { address: this.#runtime.arena.allocate(bytes), bytes };
+    if (!fits) {
+      if (old !== null) this.#runtime.arena.free(old.address);
+      for (const other of this.#programs) other.moveTo(block.address);
+      this.#block = block;
     }
     this.#programs.add(program);
-    program.moveTo(this.#block.address);
+    program.moveTo(block.address);
+    return !fits;
   }
 
   /** Forgets a program that will not run again; the block stays. */
