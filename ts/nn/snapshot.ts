@@ -114,7 +114,10 @@ export class Snapshot {
   #keep(batch: number, plan: PredictionPlan): { readonly plan: PredictionPlan; readonly output: Tensor } {
     if (this.#workspace.add(plan.program)) {
       // A smaller batch may need a larger workspace: its regions fit together otherwise.
-      for (const { output } of this.#plans.values()) output.invalidate("has moved; use what the last run returned");
+      for (const { plan, output } of this.#plans.values()) {
+        output.invalidate("has moved; use what the last run returned");
+        this.#workspace.remove(plan.program);
+      }
       this.#plans.clear();
     }
     const { runtime, inputShape } = this.#source;
