@@ -11,7 +11,7 @@ import {
   sequential,
 } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { requireGradients, ruleOf, STATES, TRANSITIONS } from "../ts/batchnorm/states.js";
+import { requireCall, ruleOf, STATES, TRANSITIONS } from "../ts/batchnorm/states.js";
 import { bits, compiled, noise, noiseLabels, weightBits } from "./support/reference-model.js";
 
 let ek: Evenkeel;
@@ -54,7 +54,8 @@ describe("the table", () => {
 
   test("names the calls that lead to a backward", () => {
     for (const state of ["inference", "recalibrating"] as const) {
-      expect(() => requireGradients('batchNorm "a"', state)).toThrow(/no backward; call train\(\) or freeze\(\)/);
+      const call = () => requireCall('batchNorm "a"', "backward", state);
+      expect(call).toThrow(/no backward; call train\(\) or freeze\(\)/);
     }
   });
 });

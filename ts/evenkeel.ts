@@ -1,4 +1,5 @@
 import { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
+import { type Statistics, type StatisticsOptions, statisticsOf } from "./batchnorm/statistics.js";
 import { makeDisposable } from "./runtime/disposable.js";
 import type { LoadOptions } from "./runtime/load.js";
 import { Runtime, type RuntimeInfo } from "./runtime/runtime.js";
@@ -40,6 +41,18 @@ export class Evenkeel {
    */
   batchNorm(options: BatchNormOpOptions): BatchNorm {
     return new BatchNorm(this.runtime, options);
+  }
+
+  /**
+   * Count, mean and Σ(x − mean)² of each channel of x, in f64, to be merged with others by `merge`.
+   *
+   * @throws {NameError | ValueError} for an option that does not exist, or an x that is no tensor of this runtime.
+   * @throws {ShapeError} for a rank outside 2–5, or an axis that x does not have.
+   * @throws {NonFiniteError} when x holds NaN or infinity.
+   * @throws {MemoryLimitError} when there is no room for partial results.
+   */
+  statistics(x: Tensor, options: StatisticsOptions = {}): Statistics {
+    return statisticsOf(this.runtime, x, options);
   }
 
   /** Frees the memory and everything on it; every later use throws a {@link StateError}. */

@@ -34,7 +34,7 @@ export function channelsOf({ shape, axis }: Layout): number[] {
 /** Mean and biased variance of each channel, in f64. */
 export function moments(x: ArrayLike<number>, layout: Layout): Moments {
   const channels = channelsOf(layout);
-  const features = Math.max(...channels) + 1;
+  const features = new Set(channels).size;
   const average = (value: (i: number, c: number) => number) => {
     const sums = new Array<number>(features).fill(0);
     channels.forEach((c, i) => {

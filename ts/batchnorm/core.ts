@@ -50,18 +50,19 @@ export class BatchNormCore {
 
   /** The batch's statistics of x. */
   batchStatistics(x: Region): void {
-    const { cut } = this.#settings;
-    const parts = this.#parts("moments");
-    if (cut.kind === "rows") {
-      this.#program.call("bn_rows_statistics", cut.chunks, parts, x, cut.outer, cut.channels, cut.unit);
-    } else {
-      const { channels, inner, unit, chunk } = cut;
-      this.#program.call("bn_runs_statistics", cut.chunks, parts, x, channels, inner, unit, partCount(cut), chunk);
-    }
-    const { outerParts, channels, pieces, unit, last } = cut;
-    this.#program.call("bn_merge", 1, this.triple, this.notFinite, parts, outerParts, channels, pieces, unit, last);
+    const { name, cut } = this.#settings;
+    emitStatistics(this.#program, { name, cut, triple: this.triple, notFinite: this.notFinite }, x);
     this.#tripleCount = cut.count;
     this.#fromBatch = true;
+    this.#formCoefficients(this.#program);
+  }
+
+  /** Statistics of `count` values a channel that are written to `triple` from outside, before the calls that follow. */
+  givenStatistics(count: number): void {
+    this.#program.touch(this.triple);
+    this.#tripleCount = count;
+    this.#fromBatch = true;
+    this.#formCoefficients(this.#program);
   }
 
   /** The running statistics in place of a batch's. */
@@ -71,17 +72,14 @@ export class BatchNormCore {
     this.#constants.program.call("bn_running_triple", 1, this.triple, runningMean, runningVariance, cut.channels);
     this.#tripleCount = 1;
     this.#fromBatch = false;
+    this.#formCoefficients(this.#constants.program);
   }
 
   /** y = f(γ·x̂ + β) with the statistics that were taken last. */
   normalize(y: Region, x: Region): void {
-    const { cut, epsilon, activation, regions } = this.#settings;
-    const { gamma, beta } = regions;
+    const { cut, activation } = this.#settings;
     const { channels } = cut;
     const k = this.#coefficients;
-    const count = this.#tripleCount;
-    const program = this.#fromBatch ? this.#program : this.#constants.program;
-    program.call("bn_coefficients", 1, k, this.triple, gamma ?? 0, beta ?? 0, channels, count, epsilon);
     const { kind, p0, p1 } = activation;
     if (cut.kind === "rows") {
       this.#program.call("bn_rows_normalize", cut.chunks, y, x, k, cut.outer, channels, cut.unit, kind, p0, p1);
@@ -94,20 +92,51 @@ export class BatchNormCore {
 
   /** dγ, dβ and, unless null, dx of the normalisation above; x must still be what it was. */
   gradient(dx: Region | null, dy: Region, x: Region): void {
+    const sums = this.gradientSums(dy, x);
+    this.gradientFromSums(dx, dy, x, sums);
+  }
+
+  /** Σdz and Σdz·x̂, f64: [channels] each. */
+  gradientSums(dy: Region, x: Region): Region {
+    const { name, cut, epsilon, activation } = this.#settings;
+    const { kind, p0, p1 } = activation;
+    const { channels, outer, inner, unit, chunk, chunks, outerParts, pieces, last } = cut;
+    const program = this.#program;
+    const k = this.#coefficients;
+    const parts = program.workspace(`${name}/gradient sums`, partBytes(cut));
+    if (cut.kind === "rows") {
+      program.call("bn_rows_gradient_sums", chunks, parts, dy, x, k, outer, channels, unit, kind, p0, p1);
+    } else {
+      const total = partCount(cut);
+      program.call("bn_runs_gradient_sums", chunks, parts, dy, x, k, channels, inner, unit, total, chunk, kind, p0, p1);
+    }
+    const sums = program.workspace(`${name}/sums`, 16 * channels);
+    const count = this.#tripleCount;
+    program.call(
+      "bn_merge_sums",
+      1,
+      sums,
+      parts,
+      this.triple,
+      outerParts,
+      channels,
+      pieces,
+      unit,
+      last,
+      count,
+      epsilon,
+    );
+    return sums;
+  }
+
+  /** dγ, dβ and, unless null, dx from the sums over every value that the statistics were taken of. */
+  gradientFromSums(dx: Region | null, dy: Region, x: Region, sums: Region): void {
     const { name, cut, epsilon, activation, regions } = this.#settings;
     const { kind, p0, p1 } = activation;
     const { channels, outer, inner, unit, chunk, chunks } = cut;
     const program = this.#program;
     const k = this.#coefficients;
-    const parts = this.#parts("gradient sums");
-    const total = partCount(cut);
-    if (cut.kind === "rows") {
-      program.call("bn_rows_gradient_sums", chunks, parts, dy, x, k, outer, channels, unit, kind, p0, p1);
-    } else {
-      program.call("bn_runs_gradient_sums", chunks, parts, dy, x, k, channels, inner, unit, total, chunk, kind, p0, p1);
-    }
     const tables = program.workspace(`${name}/gradient coefficients`, 8 * channels);
-    const sums = program.workspace(`${name}/sums`, 16 * channels);
     program.call(
       "bn_gradient_coefficients",
       1,
@@ -115,13 +144,8 @@ export class BatchNormCore {
       regions.gammaGradient ?? 0,
       regions.betaGradient ?? 0,
       sums,
-      parts,
       this.triple,
-      cut.outerParts,
       channels,
-      cut.pieces,
-      unit,
-      cut.last,
       this.#tripleCount,
       epsilon,
       this.#fromBatch ? 1 : 0,
@@ -130,6 +154,7 @@ export class BatchNormCore {
     if (cut.kind === "rows") {
       program.call("bn_rows_input_gradient", chunks, dx, dy, x, k, tables, outer, channels, unit, kind, p0, p1);
     } else {
+      const total = partCount(cut);
       program.call(
         "bn_runs_input_gradient",
         chunks,
@@ -151,10 +176,10 @@ export class BatchNormCore {
   }
 
   /** Moves the running statistics towards the batch's. */
-  updateRunning(rate: Scalar, correction: number): void {
+  updateRunning(rate: Scalar | number, correction: number): void {
     const { cut, regions } = this.#settings;
     const { runningMean, runningVariance } = regions;
-    const { channels, count } = cut;
+    const { channels } = cut;
     this.#program.call(
       "bn_update_running",
       1,
@@ -162,19 +187,43 @@ export class BatchNormCore {
       runningVariance,
       this.triple,
       channels,
-      count,
+      this.#tripleCount,
       rate,
       correction,
     );
   }
 
-  #parts(label: string): Region {
-    const { name, cut } = this.#settings;
-    // Two f64 for each part and channel.
-    return this.#program.workspace(`${name}/${label}`, 16 * cut.outerParts * cut.channels * cut.pieces);
+  /** The coefficients of the normalisation, in the program that has the statistics. */
+  #formCoefficients(program: Program): void {
+    const { cut, epsilon, regions } = this.#settings;
+    const { gamma, beta } = regions;
+    const [k, count] = [this.#coefficients, this.#tripleCount];
+    program.call("bn_coefficients", 1, k, this.triple, gamma ?? 0, beta ?? 0, cut.channels, count, epsilon);
   }
+}
+
+/** Appends the statistics of x: mean and m2 of each channel to `triple`, the channels that are not finite counted. */
+export function emitStatistics(
+  program: Program,
+  to: { readonly name: string; readonly cut: Partition; readonly triple: Region; readonly notFinite: Region },
+  x: Region,
+): void {
+  const { name, cut, triple, notFinite } = to;
+  const { outer, outerParts, channels, inner, pieces, unit, last, chunk, chunks } = cut;
+  const parts = program.workspace(`${name}/moments`, partBytes(cut));
+  if (cut.kind === "rows") {
+    program.call("bn_rows_statistics", chunks, parts, x, outer, channels, unit);
+  } else {
+    program.call("bn_runs_statistics", chunks, parts, x, channels, inner, unit, partCount(cut), chunk);
+  }
+  program.call("bn_merge", 1, triple, notFinite, parts, outerParts, channels, pieces, unit, last);
 }
 
 function partCount(cut: Partition): number {
   return cut.outerParts * cut.channels * cut.pieces;
+}
+
+/** Bytes of a reduction's parts: two f64 each. */
+function partBytes(cut: Partition): number {
+  return 16 * partCount(cut);
 }

@@ -3,11 +3,20 @@ import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Program, Region, Scalar } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
+import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { BatchNormCore, type BatchNormRegions } from "./core.js";
-import { type Partition, partition, splitAxes } from "./layout.js";
+import {
+  type BackwardReduceRequest,
+  type BackwardWithRequest,
+  ExternalStatistics,
+  type ForwardWithRequest,
+  type GradientSums,
+  type StatisticsGradients,
+} from "./external.js";
+import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
+import type { Partition } from "./layout.js";
 import {
   activationOf,
   type BatchNormConfig,
@@ -15,8 +24,10 @@ import {
   batchNormConfig,
   checkFeatures,
 } from "./options.js";
+import { Outputs } from "./outputs.js";
 import { RunningRule } from "./running.js";
-import { type BatchNormState, requireGradients, ruleOf, type StateRule } from "./states.js";
+import { type BatchNormState, requireCall, ruleOf, type StateRule } from "./states.js";
+import type { Statistics } from "./statistics.js";
 
 /** Options of `ek.batchNorm`. */
 export interface BatchNormOpOptions extends BatchNormOptions {
@@ -50,15 +61,6 @@ interface Plan {
   readonly commitEnd: number;
 }
 
-/** Outputs for one spatial shape, for up to `capacity` values. */
-interface Storage {
-  readonly capacity: number;
-  readonly y: number;
-  readonly dx: number;
-  /** The tensors lent over it, by batch size. */
-  readonly lent: Map<number, { readonly y: Tensor; readonly dx: Tensor }>;
-}
-
 /**
  * Batch normalization on its own: y = f(γ·(x − μ)/√(σ² + ε) + β), one μ, σ², γ and β a channel (Ioffe and Szegedy 2015).
  *
@@ -87,7 +89,8 @@ export class BatchNorm {
   readonly #block: number;
   readonly #plans = new Map<string, Plan>();
   readonly #workspace: Workspace;
-  #storage: { readonly spatial: string; readonly blocks: Storage } | null = null;
+  readonly #outputs: Outputs;
+  readonly #external: ExternalStatistics;
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
@@ -103,6 +106,7 @@ export class BatchNorm {
     this.#runtime = runtime;
     this.#rule = new RunningRule(this.#config);
     this.#workspace = new Workspace(runtime);
+    this.#outputs = new Outputs(runtime, this.#what);
 
     const bytes = this.features * 4;
     const block = runtime.arena.allocate(6 * bytes);
@@ -137,6 +141,15 @@ export class BatchNorm {
       runningMean: mean.region,
       runningVariance: variance.region,
     };
+    this.#external = new ExternalStatistics(runtime, {
+      name,
+      what: this.#what,
+      features: this.features,
+      config: this.#config,
+      rule: this.#rule,
+      regions: this.#regions,
+      gamma: this.gamma?.value ?? null,
+    });
   }
 
   /** What a `forward` does now. */
@@ -220,15 +233,14 @@ export class BatchNorm {
   forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
     checkOptions(`${this.#what}: forward`, options, ["out"]);
-    this.#checkInput(x);
+    const cut = this.#checkInput(x);
     const { out } = options;
     if (out !== undefined) this.#checkOut(x, out);
-    const cut = partition(splitAxes(this.#what, x.shape, this.#config.axis));
     const effective = this.#singleValueRule(cut, x.shape, rule);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
     const plan = this.#planFor(x.shape, cut, effective);
-    const storage = this.#storageFor(x.shape);
+    const storage = this.#outputs.of(x.shape);
 
     plan.x.moveTo(x.address);
     plan.program.run(this.#runtime, 0, plan.statisticsEnd);
@@ -253,20 +265,17 @@ export class BatchNorm {
    * @throws {ShapeError} for another shape.
    */
   backward(dy: Tensor): Tensor {
-    requireGradients(this.#what, this.#state);
+    requireCall(this.#what, "backward", this.#state);
     if (this.#pending === null) {
       throw new StateError(`${this.#what}: backward goes once with each forward; call forward first`);
     }
     const { plan, x } = this.#pending;
-    this.#checkTensor("dy", dy);
-    if (!sameShape(dy.shape, plan.shape)) {
-      const [want, got] = [formatShape(plan.shape), formatShape(dy.shape)];
-      throw new ShapeError(`${this.#what}: dy must have the shape of the last forward's y, ${want}, got ${got}`);
-    }
+    checkTensor(this.#what, "dy", dy, this.#runtime);
+    checkSameShape(this.#what, "dy", dy, "the last forward's y", plan.shape);
     if (x.disposed) {
       throw new StateError(`${this.#what}: the input of the last forward was disposed; dispose it after backward`);
     }
-    const { dx } = this.#storageFor(plan.shape);
+    const { dx } = this.#outputs.of(plan.shape);
     if (dy.address === dx.address)
       throw new ValueError(`${this.#what}: dy must not be what backward returned; copy it`);
     plan.x.moveTo(x.address);
@@ -275,6 +284,66 @@ export class BatchNorm {
     plan.program.run(this.#runtime, plan.commitEnd);
     this.#pending = null;
     return dx;
+  }
+
+  /**
+   * y = f(γ·(x − mean)/√(m2/count + ε) + β) with statistics that were taken elsewhere. Legal in every state.
+   *
+   * Like every call below but `commit` it leaves the op as it was: what `forward` returned, its running statistics and
+   * gradients, a backward that is still to come. What it returns is overwritten by the next `forwardWith`.
+   *
+   * @throws {ShapeError} for another shape, or statistics of another number of channels.
+   * @throws {ValueError | NonFiniteError} for statistics that are none.
+   */
+  forwardWith(request: ForwardWithRequest): Tensor {
+    ruleOf(this.#what, "forwardWith", this.#state);
+    return this.#external.forward(request);
+  }
+
+  /**
+   * The two sums that dx needs, over this x alone; with dz = dy·f′(z), `sumDy` is Σdz and also dβ, `sumDyXhat` is Σdz·x̂
+   * and also dγ. Those of several parts are added.
+   *
+   * @throws {StateError} in "inference" and "recalibrating".
+   */
+  backwardReduce(request: BackwardReduceRequest): GradientSums {
+    requireCall(this.#what, "backwardReduce", this.#state);
+    return this.#external.backwardReduce(request);
+  }
+
+  /**
+   * dx for this x, where `stats` and `sums` were merged and added over the same parts. What it returns is overwritten by
+   * the next `backwardWith`.
+   *
+   * @throws {StateError} in "inference" and "recalibrating".
+   * @throws {ValueError} when the counts of `sums` and `stats` differ.
+   */
+  backwardWith(request: BackwardWithRequest): Tensor {
+    requireCall(this.#what, "backwardWith", this.#state);
+    return this.#external.backwardWith(request);
+  }
+
+  /**
+   * The gradients of the mean and of the variance m2/count, each taken as an input of its own: for statistics that do
+   * not come from x.
+   *
+   * @throws {StateError} in "inference" and "recalibrating".
+   */
+  backwardStatistics(request: BackwardReduceRequest): StatisticsGradients {
+    requireCall(this.#what, "backwardStatistics", this.#state);
+    return this.#external.backwardStatistics(request);
+  }
+
+  /**
+   * Moves the running statistics as one training step on all that `stats` was merged from. Statistics of one value a
+   * channel go by `onSingleValue`: an error, or no update.
+   *
+   * @throws {StateError} in "frozen" and "inference".
+   * @throws {NonFiniteError} for statistics that are not finite; nothing has changed then.
+   */
+  commit(stats: Statistics): void {
+    requireCall(this.#what, "commit", this.#state);
+    this.#external.commit(stats);
   }
 
   /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
@@ -291,7 +360,8 @@ export class BatchNorm {
     const reason = `belonged to ${this.#what}, which is disposed`;
     const tensors = [this.gamma, this.beta].flatMap((p) => (p === null ? [] : [p.value, p.grad]));
     for (const tensor of [this.runningMean, this.runningVariance, ...tensors]) tensor.invalidate(reason);
-    this.#dropStorage(reason);
+    this.#outputs.drop(reason);
+    this.#external.dispose(reason);
     this.#workspace.dispose();
     if (!this.#runtime.disposed) this.#runtime.arena.free(this.#block);
   }
@@ -302,44 +372,20 @@ export class BatchNorm {
     return this;
   }
 
-  /** @throws unless it is a tensor that is alive, in this memory. */
-  #checkTensor(what: string, tensor: Tensor): number {
-    if (!(tensor instanceof Tensor)) {
-      throw new ValueError(
-        `${this.#what}: ${what} must be a Tensor, got ${formatValue(tensor)}; make one with ek.tensor(shape, data)`,
-      );
-    }
-    if (!tensor.isOn(this.#runtime)) {
-      throw new ValueError(
-        `${this.#what}: ${what} is a tensor of another runtime; make tensors with the ek that made this batchNorm`,
-      );
-    }
-    return tensor.address;
-  }
-
-  #checkInput(x: Tensor): void {
-    const address = this.#checkTensor("x", x);
-    if (address === this.#storage?.blocks.y || address === this.#storage?.blocks.dx) {
+  #checkInput(x: Tensor): Partition {
+    const address = checkTensor(this.#what, "x", x, this.#runtime);
+    if (this.#outputs.has(address)) {
       throw new ValueError(
         `${this.#what}: x must not be a tensor that this op returned, which it would overwrite; copy it with ` +
           `ek.tensor(x.shape, x.data), or use another op`,
       );
     }
-    const { channels } = splitAxes(this.#what, x.shape, this.#config.axis);
-    if (channels !== this.features) {
-      throw new ShapeError(
-        `${this.#what} expects ${this.features} channels on axis ${this.#config.axis}, got ${channels} in ` +
-          `${formatShape(x.shape)}; set features: ${channels}, or another axis`,
-      );
-    }
+    return checkChannels(this.#what, x, this.#config.axis, this.features);
   }
 
   #checkOut(x: Tensor, out: Tensor): void {
-    const address = this.#checkTensor("out", out);
-    if (!sameShape(out.shape, x.shape)) {
-      const [want, got] = [formatShape(x.shape), formatShape(out.shape)];
-      throw new ShapeError(`${this.#what}: out must have the shape of x, ${want}, got ${got}`);
-    }
+    const address = checkTensor(this.#what, "out", out, this.#runtime);
+    checkSameShape(this.#what, "out", out, "x", x.shape);
     if (address === x.address) {
       throw new ValueError(`${this.#what}: out must not be x, which backward still needs`);
     }
@@ -404,51 +450,6 @@ export class BatchNorm {
     const commitEnd = program.length;
     if (rule.gradients) core.gradient(dx, dy, x);
     return { rule, shape, cut, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };
-  }
-
-  /** y and dx for a shape, on storage that is kept for all batches up to the largest. */
-  #storageFor(shape: Shape): { readonly y: Tensor; readonly dx: Tensor } {
-    const [batch = 1, ...rest] = shape;
-    const spatial = rest.join(",");
-    const size = sizeOf(shape);
-    let kept = this.#storage;
-    if (kept === null || kept.spatial !== spatial || kept.blocks.capacity < size) {
-      const y = this.#runtime.arena.allocate(size * 4);
-      let dx: number;
-      try {
-        dx = this.#runtime.arena.allocate(size * 4);
-      } catch (error) {
-        this.#runtime.arena.free(y);
-        throw error;
-      }
-      this.#dropStorage(`was replaced when ${this.#what} met another shape; use what the last call returned`);
-      kept = { spatial, blocks: { capacity: size, y, dx, lent: new Map() } };
-      this.#storage = kept;
-    }
-    const { blocks } = kept;
-    let lent = blocks.lent.get(batch);
-    if (lent === undefined) {
-      const tensor = (address: number) => {
-        return Tensor.view({ runtime: this.#runtime, shape: Object.freeze([...shape]), address, owner: this.#what });
-      };
-      lent = { y: tensor(blocks.y), dx: tensor(blocks.dx) };
-      blocks.lent.set(batch, lent);
-    }
-    return lent;
-  }
-
-  #dropStorage(reason: string): void {
-    if (this.#storage === null) return;
-    const { y, dx, lent } = this.#storage.blocks;
-    for (const tensors of lent.values()) {
-      tensors.y.invalidate(reason);
-      tensors.dx.invalidate(reason);
-    }
-    if (!this.#runtime.disposed) {
-      this.#runtime.arena.free(y);
-      this.#runtime.arena.free(dx);
-    }
-    this.#storage = null;
   }
 }
 

@@ -40,10 +40,23 @@ export function ruleOf(what: string, call: string, state: BatchNormState): State
   return STATES[state];
 }
 
-/** @throws {StateError} unless gradients flow in this state. */
-export function requireGradients(what: string, state: BatchNormState): void {
-  if (ruleOf(what, "backward", state).gradients) return;
-  throw new StateError(
-    `${what} is in the state "${state}", which has no backward; call train() or freeze() before forward`,
-  );
+/** What of a state's rule a call needs; the calls that are not here are legal in every state. */
+const NEEDS = {
+  backward: "gradients",
+  backwardReduce: "gradients",
+  backwardWith: "gradients",
+  backwardStatistics: "gradients",
+  commit: "updates",
+} as const;
+
+const REMEDIES = {
+  gradients: "call train() or freeze() before forward",
+  updates: "its running statistics do not move; call train() or recalibrate() first",
+};
+
+/** @throws {StateError} unless this state has what the call needs. */
+export function requireCall(what: string, call: keyof typeof NEEDS, state: BatchNormState): void {
+  const need = NEEDS[call];
+  if (ruleOf(what, call, state)[need]) return;
+  throw new StateError(`${what} is in the state "${state}", which has no ${call}; ${REMEDIES[need]}`);
 }

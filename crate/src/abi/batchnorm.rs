@@ -277,13 +277,9 @@ pub fn bn_coefficients(
     batchnorm::coefficients(tables, mean, m2, gamma, beta, count, epsilon);
 }
 
-/// From the parts of a gradient reduction: dγ, dβ and the tables p, q; `batch` is 0 for frozen statistics, which have
-/// p = q = 0. `sums` is working space for 2·channels f64. One chunk.
+/// From the parts of a gradient reduction: Σdz\[channels\] then Σdz·x̂\[channels\], f64. One chunk.
 #[wasm_bindgen]
-pub fn bn_gradient_coefficients(
-    gradient_tables: u32,
-    dgamma: u32,
-    dbeta: u32,
+pub fn bn_merge_sums(
     sums: u32,
     parts: u32,
     triple: u32,
@@ -294,22 +290,46 @@ pub fn bn_gradient_coefficients(
     last: u32,
     count: f64,
     epsilon: f64,
-    batch: u32,
     _begin: u32,
     _end: u32,
 ) {
     let layout = parts_layout(outer, channels, pieces, unit, last);
     let channels = layout.channels;
     // SAFETY: the promise of crate::abi.
-    let (tables, dgamma, dbeta, sums, parts, triple) = unsafe {
+    let (sums, parts, triple) = unsafe {
         let triple: &[f64] = slice(triple, 2 * channels);
-        let sums: &mut [f64] = slice_mut(sums, 2 * channels);
-        let tables = slice_mut(gradient_tables, 2 * channels);
-        let (dgamma, dbeta) = (optional_mut(dgamma, channels), optional_mut(dbeta, channels));
-        (tables, dgamma, dbeta, sums, slice(parts, layout.len()), triple)
+        (slice_mut(sums, 2 * channels), slice(parts, layout.len()), triple)
     };
     let (mean, m2) = triple.split_at(channels);
     batchnorm::merge_sums(sums, parts, layout);
+    batchnorm::normalized_sums(sums, mean, m2, count, epsilon);
+}
+
+/// From the sums of [`bn_merge_sums`]: dγ, dβ and the tables p, q; `batch` is 0 for frozen statistics, which have
+/// p = q = 0. One chunk.
+#[wasm_bindgen]
+pub fn bn_gradient_coefficients(
+    gradient_tables: u32,
+    dgamma: u32,
+    dbeta: u32,
+    sums: u32,
+    triple: u32,
+    channels: u32,
+    count: f64,
+    epsilon: f64,
+    batch: u32,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (tables, dgamma, dbeta, sums, triple) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        let tables = slice_mut(gradient_tables, 2 * channels);
+        let (dgamma, dbeta) = (optional_mut(dgamma, channels), optional_mut(dbeta, channels));
+        (tables, dgamma, dbeta, slice(sums, 2 * channels), triple)
+    };
+    let (mean, m2) = triple.split_at(channels);
     batchnorm::gradient_coefficients(tables, dgamma, dbeta, sums, mean, m2, count, epsilon, batch != 0);
 }
 

@@ -2,7 +2,9 @@
 
 use super::fold::{Inference, fold_after, fold_before};
 use super::planar::Runs;
-use super::{Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_sums, planar};
+use super::{
+    Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_sums, normalized_sums, planar,
+};
 use crate::activation::Linear;
 use crate::oracle;
 use crate::selftest::{Case, Check, Random, widen};
@@ -16,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/rows whose squares overflow", run: |check| sizes(check, true, [0.0, 1e30]) },
     Case { name: "batchnorm/fold", run: fold },
     Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
+    Case { name: "batchnorm/added sums", run: added_sums },
 ];
 
 /// One unit in the last place of 1.
@@ -100,6 +103,7 @@ fn one_shape(
     }
     let mut sums = vec![0.0; 2 * channels];
     merge_sums(&mut sums, &parts, layout);
+    normalized_sums(&mut sums, &means, &m2, n, epsilon);
     let (mut dgamma, mut dbeta, mut pq) = (vec![0.0; channels], vec![0.0; channels], vec![0.0; 2 * channels]);
     gradient_coefficients(&mut pq, &mut dgamma, &mut dbeta, &sums, &means, &m2, n, epsilon, true);
     let mut dx = vec![0.0; len];
@@ -125,6 +129,58 @@ fn one_shape(
         let c = channel(i);
         20.0 * ULP * wide_gamma[c] * rstd(c) * (wide_dy[i].abs() + (sum_dy[c] + (xhat(i) + 1.0) * sum_dy_xhat[c]) / n)
     });
+}
+
+/// Four micro-batches, each reduced alone with the statistics of all: their sums are added, and the total serves each.
+fn added_sums(check: &mut Check) {
+    let mut random = Random(13);
+    let epsilon = 1e-3;
+    for [rows, channels] in [[2, 1], [5, 3], [33, 7], [40, 33]] {
+        let n = 4.0 * rows as f64;
+        let x: Vec<f32> = random.vector(4 * rows * channels).iter().map(|v| 100.0 + v).collect();
+        let dy = random.vector(x.len());
+        let gamma: Vec<f32> = random.vector(channels).iter().map(|v| 1.5 + v).collect();
+        let (wide, wide_dy, wide_gamma) = (widen(&x), widen(&dy), widen(&gamma));
+        let (mean, variance) = oracle::moments(&wide, channels, 1);
+        let m2: Vec<f64> = variance.iter().map(|v| v * n).collect();
+        let mut tables = vec![0.0; 3 * channels];
+        coefficients(&mut tables, &mean, &m2, &gamma, &[], n, epsilon);
+        let k = Coefficients::new(&tables, channels);
+
+        let mut total = vec![0.0; 2 * channels];
+        let len = rows * channels;
+        for (dy, x) in dy.chunks_exact(len).zip(x.chunks_exact(len)) {
+            let layout = Parts { outer: rows.div_ceil(32), channels, pieces: 1, unit: 32, last: (rows - 1) % 32 + 1 };
+            let (mut parts, mut sums) = (vec![0.0; layout.len()], vec![0.0; 2 * channels]);
+            interleaved::gradient_sums(&mut parts, dy, x, k, channels, 32, Linear);
+            merge_sums(&mut sums, &parts, layout);
+            normalized_sums(&mut sums, &mean, &m2, n, epsilon);
+            total.iter_mut().zip(&sums).for_each(|(total, sum)| *total += sum);
+        }
+        let mut pq = vec![0.0; 2 * channels];
+        gradient_coefficients(&mut pq, &mut [], &mut [], &total, &mean, &m2, n, epsilon, true);
+        let (p, q) = pq.split_at(channels);
+        let mut dx = vec![0.0; x.len()];
+        for (dx, (dy, x)) in dx.chunks_exact_mut(len).zip(dy.chunks_exact(len).zip(x.chunks_exact(len))) {
+            interleaved::input_gradient(dx, dy, x, k, p, q, channels, Linear);
+        }
+
+        let (want_dx, want_dgamma, want_dbeta) = oracle::batch_norm_gradient(&wide_dy, &wide, &wide_gamma, 1, epsilon);
+        let want: Vec<f64> = want_dbeta.into_iter().chain(want_dgamma).collect();
+        let rstd = |c: usize| 1.0 / (variance[c] + epsilon).sqrt();
+        let xhat = |i: usize| ((wide[i] - mean[i % channels]) * rstd(i % channels)).abs();
+        let mut magnitudes = vec![0.0; 2 * channels];
+        for (i, d) in wide_dy.iter().enumerate() {
+            magnitudes[i % channels] += d.abs();
+            magnitudes[channels + i % channels] += d.abs() * (xhat(i) + 1.0);
+        }
+        check.f64s("sums", &total, &want, |c| 20.0 * ULP * magnitudes[c]);
+        check.f32s("dx", &dx, &want_dx, |i| {
+            let c = i % channels;
+            let through = magnitudes[c] + (xhat(i) + 1.0) * magnitudes[channels + c];
+            20.0 * ULP * wide_gamma[c] * rstd(c) * (wide_dy[i].abs() + through / n)
+        });
+    }
 }
 
 /// A folded layer does what batch norm and the layer do one after the other.

@@ -16,8 +16,9 @@
 //! # Backward
 //! With z the pre-activation, dz = dy·f′(z), x̂ = (x − μ)·rstd and n values a channel:
 //! dβ = Σdz, dγ = Σdz·x̂, dx = a·(dz − dβ/n − x̂·dγ/n). `gradient_sums` gathers Σdz and Σdz·(x − K) in one reading (z is
-//! computed again by the same operations, so that the same side of a kink is taken); [`gradient_coefficients`] turns them
-//! into dγ, dβ and dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
+//! computed again by the same operations, so that the same side of a kink is taken); [`normalized_sums`] makes the second
+//! one Σdz·x̂; [`gradient_coefficients`] turns them into dγ, dβ and dx = a·(dz + p·(x − K) + q); `input_gradient` applies
+//! that. With frozen statistics p = q = 0.
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
 pub mod fold;
@@ -156,7 +157,17 @@ pub fn merge_sums(sums: &mut [f64], parts: &[f64], layout: Parts) {
     }
 }
 
-/// From the sums Σdz and Σdz·(x − K): dγ and dβ (where not empty), and the tables \[p, q\] of
+/// From Σdz and Σdz·(x − K) to Σdz and Σdz·x̂, which no longer depend on how the mean is rounded.
+pub fn normalized_sums(sums: &mut [f64], mean: &[f64], m2: &[f64], count: f64, epsilon: f64) {
+    let channels = mean.len();
+    assert!(sums.len() == 2 * channels && m2.len() == channels);
+    for c in 0..channels {
+        let delta = mean[c] - f64::from(mean[c] as f32);
+        sums[channels + c] = rstd(m2[c], count, epsilon) * (sums[channels + c] - delta * sums[c]);
+    }
+}
+
+/// From the sums Σdz and Σdz·x̂: dγ and dβ (where not empty), and the tables \[p, q\] of
 /// dx = a·(dz + p·(x − K) + q). `batch` is false for frozen statistics: then p = q = 0.
 pub fn gradient_coefficients(
     tables: &mut [f32],
@@ -175,8 +186,7 @@ pub fn gradient_coefficients(
     for c in 0..channels {
         let rstd = rstd(m2[c], count, epsilon);
         let delta = mean[c] - f64::from(mean[c] as f32);
-        let (sum_dz, sum_dz_shifted) = (sums[c], sums[channels + c]);
-        let sum_dz_xhat = rstd * (sum_dz_shifted - delta * sum_dz);
+        let (sum_dz, sum_dz_xhat) = (sums[c], sums[channels + c]);
         if let Some(d) = dgamma.get_mut(c) {
             *d = sum_dz_xhat as f32;
         }

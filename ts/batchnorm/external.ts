@@ -1,0 +1,254 @@
+import { checkInteger, checkOptions, formatValue } from "../runtime/check.js";
+import { ValueError } from "../runtime/errors.js";
+import { Program, Region } from "../runtime/program.js";
+import type { Runtime } from "../runtime/runtime.js";
+import type { Tensor } from "../runtime/tensor.js";
+import { Workspace } from "../runtime/workspace.js";
+import { BatchNormCore, type BatchNormRegions } from "./core.js";
+import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
+import { type Partition, partition } from "./layout.js";
+import { activationOf, type BatchNormConfig } from "./options.js";
+import { Outputs } from "./outputs.js";
+import type { RunningRule } from "./running.js";
+import { checkStatistics, checkVector, type Statistics } from "./statistics.js";
+
+/** Sums over the values of some x, [channels] each, with dz = dy·f′(z). Those of several parts are added. */
+export interface GradientSums {
+  /** Values a channel. */
+  readonly count: number;
+  /** Σdz: the gradient of β. */
+  readonly sumDy: Float64Array;
+  /** Σdz·x̂: the gradient of γ. */
+  readonly sumDyXhat: Float64Array;
+}
+
+/** Gradients of statistics that are an input of their own, [channels] each. */
+export interface StatisticsGradients {
+  readonly dmean: Float64Array;
+  /** Of the biased variance, m2/count. */
+  readonly dvariance: Float64Array;
+}
+
+export interface ForwardWithRequest {
+  /** Rank 2–5, with the op's channels on its axis. */
+  readonly x: Tensor;
+  /** What normalises: of x and whatever else it was merged from. `{ count: 1, mean, m2: variance }` is any given pair. */
+  readonly stats: Statistics;
+  /** Where to write y, a tensor of x's shape other than x; by default a tensor of the op. */
+  readonly out?: Tensor;
+}
+
+export interface BackwardReduceRequest {
+  /** What `forwardWith` normalised. */
+  readonly x: Tensor;
+  /** The gradient of the loss with respect to y, of its shape. */
+  readonly dy: Tensor;
+  /** What it was normalised with. */
+  readonly stats: Statistics;
+}
+
+export interface BackwardWithRequest extends BackwardReduceRequest {
+  /** Added over every part that `stats` was merged from. All zeros give dx for statistics that do not depend on x. */
+  readonly sums: GradientSums;
+  /** Where to write dx, a tensor of x's shape other than x and dy; by default a tensor of the op. */
+  readonly out?: Tensor;
+}
+
+/** What these calls share with their op. */
+interface Owner {
+  readonly name: string;
+  /** For messages: `batchNorm "bn1"`. */
+  readonly what: string;
+  readonly features: number;
+  readonly config: BatchNormConfig;
+  readonly rule: RunningRule;
+  readonly regions: BatchNormRegions;
+  readonly gamma: Tensor | null;
+}
+
+/**
+ * The calls of a batch norm that bring their own statistics. Each makes its program anew in a workspace of its own, which
+ * costs microseconds, so that nothing that `forward` left for its backward is touched.
+ */
+export class ExternalStatistics {
+  readonly #runtime: Runtime;
+  readonly #owner: Owner;
+  readonly #epsilon: number;
+  readonly #outputs: Outputs;
+
+  constructor(runtime: Runtime, owner: Owner) {
+    this.#runtime = runtime;
+    this.#owner = owner;
+    this.#epsilon = Math.fround(owner.config.epsilon);
+    this.#outputs = new Outputs(runtime, owner.what);
+  }
+
+  forward(request: ForwardWithRequest): Tensor {
+    const what = this.#check("forwardWith", request, ["x", "stats", "out"]);
+    const { x, stats, out } = request;
+    const cut = this.#checkInput(what, x, stats);
+    if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
+    const y = out ?? this.#outputs.of(x.shape).y;
+    checkApart(what, y, { x });
+    this.#run(cut, { stats }, (core) => {
+      core.normalize(regionOf("y", y), regionOf("x", x));
+      return undefined;
+    });
+    return y;
+  }
+
+  backwardReduce(request: BackwardReduceRequest): GradientSums {
+    const what = this.#check("backwardReduce", request, ["x", "dy", "stats"]);
+    return this.#reduce(what, request);
+  }
+
+  backwardWith(request: BackwardWithRequest): Tensor {
+    const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "out"]);
+    const { x, dy, stats, sums, out } = request;
+    const cut = this.#checkInput(what, x, stats);
+    this.#checkTensorLike(what, "dy", dy, x);
+    this.#checkSums(what, sums, stats);
+    if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
+    const dx = out ?? this.#outputs.of(x.shape).dx;
+    checkApart(what, dx, { x, dy });
+    this.#run(cut, { stats, sums }, (core, total) => {
+      core.gradientFromSums(regionOf("dx", dx), regionOf("dy", dy), regionOf("x", x), total);
+      return undefined;
+    });
+    return dx;
+  }
+
+  backwardStatistics(request: BackwardReduceRequest): StatisticsGradients {
+    const what = this.#check("backwardStatistics", request, ["x", "dy", "stats"]);
+    const { sumDy, sumDyXhat } = this.#reduce(what, request);
+    const { count, m2 } = request.stats;
+    const gamma = this.#owner.gamma?.data;
+    // z = γ·(x − μ)·rstd + β with rstd = (σ² + ε)^(−1/2), so ∂z/∂μ = −γ·rstd and ∂z/∂σ² = −γ·x̂·rstd²/2.
+    const square = m2.map((m2) => 1 / (m2 / count + this.#epsilon));
+    return {
+      dmean: sumDy.map((sum, c) => -(gamma?.[c] ?? 1) * Math.sqrt(square[c] as number) * sum),
+      dvariance: sumDyXhat.map((sum, c) => -0.5 * (gamma?.[c] ?? 1) * (square[c] as number) * sum),
+    };
+  }
+
+  commit(stats: Statistics): void {
+    const { what, features, config, rule } = this.#owner;
+    const call = `${what}: commit`;
+    const { count } = checkStatistics(call, stats, { channels: features, least: 1 });
+    if (count === 1) {
+      if (config.onSingleValue !== "error") return;
+      throw new ValueError(
+        `${call}: one value a channel has no variance; merge more, or set onSingleValue: "useRunning" or "skipUpdate"`,
+      );
+    }
+    // Running statistics have no layout: any cut of this many channels serves.
+    const cut = partition({ outer: 1, channels: features, inner: 1 });
+    this.#run(cut, { stats }, (core) => {
+      core.updateRunning(rule.rate, rule.correction(count));
+      return undefined;
+    });
+    rule.commit();
+  }
+
+  /** Frees what the calls returned. */
+  dispose(reason: string): void {
+    this.#outputs.drop(reason);
+  }
+
+  #reduce(what: string, { x, dy, stats }: BackwardReduceRequest): GradientSums {
+    const cut = this.#checkInput(what, x, stats);
+    this.#checkTensorLike(what, "dy", dy, x);
+    const { channels, count } = cut;
+    const sums = this.#run(cut, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
+    return { count, sumDy: sums.slice(0, channels), sumDyXhat: sums.slice(channels) };
+  }
+
+  /**
+   * Emits calls on what is given and runs them; returns a copy of the region that `emit` returns. `total` holds the given
+   * sums.
+   */
+  #run(
+    cut: Partition,
+    { stats, sums }: { readonly stats: Statistics; readonly sums?: GradientSums },
+    emit: (core: BatchNormCore, total: Region) => Region | undefined,
+  ): Float64Array {
+    const { name, what, config, regions } = this.#owner;
+    const program = new Program();
+    const core = new BatchNormCore(program, {
+      name,
+      cut,
+      epsilon: this.#epsilon,
+      activation: activationOf(what, config),
+      regions: { ...regions, gammaGradient: null, betaGradient: null },
+    });
+    const total = program.workspace(`${name}/given sums`, 16 * cut.channels);
+    // Before the first call: it is written before all of them.
+    if (sums !== undefined) program.touch(total);
+    core.givenStatistics(stats.count);
+    const result = emit(core, total);
+    if (result !== undefined) program.touch(result);
+    const workspace = new Workspace(this.#runtime);
+    try {
+      workspace.add(program);
+      this.#write(core.triple, stats.mean, stats.m2);
+      if (sums !== undefined) this.#write(total, sums.sumDy, sums.sumDyXhat);
+      program.run(this.#runtime);
+      return result === undefined ? new Float64Array() : this.#runtime.f64(result.value, result.bytes / 8).slice();
+    } finally {
+      workspace.dispose();
+    }
+  }
+
+  #write(region: Region, first: Float64Array, second: Float64Array): void {
+    const view = this.#runtime.f64(region.value, first.length + second.length);
+    view.set(first);
+    view.set(second, first.length);
+  }
+
+  /** The call for messages. */
+  #check(call: string, request: unknown, names: readonly string[]): string {
+    const what = `${this.#owner.what}: ${call}`;
+    checkOptions(what, request, names);
+    return what;
+  }
+
+  #checkInput(what: string, x: Tensor, stats: Statistics): Partition {
+    const { features, config } = this.#owner;
+    checkTensor(what, "x", x, this.#runtime);
+    const cut = checkChannels(this.#owner.what, x, config.axis, features);
+    checkStatistics(`${what}: stats`, stats, { channels: features, least: 1 });
+    return cut;
+  }
+
+  #checkTensorLike(what: string, name: string, tensor: Tensor, x: Tensor): void {
+    checkTensor(what, name, tensor, this.#runtime);
+    checkSameShape(what, name, tensor, "x", x.shape);
+  }
+
+  #checkSums(what: string, sums: GradientSums, stats: Statistics): void {
+    if (typeof sums !== "object" || sums === null) {
+      throw new ValueError(`${what}: sums must be what backwardReduce returns, got ${formatValue(sums)}`);
+    }
+    const { features } = this.#owner;
+    checkVector(`${what}: sums.sumDy`, sums.sumDy, features);
+    checkVector(`${what}: sums.sumDyXhat`, sums.sumDyXhat, features);
+    if (checkInteger(`${what}: sums.count`, sums.count, 1) !== stats.count) {
+      throw new ValueError(
+        `${what}: sums are over ${sums.count} values a channel, stats over ${stats.count}; add up the sums, count ` +
+          `included, of every part that stats was merged from`,
+      );
+    }
+  }
+}
+
+function regionOf(label: string, tensor: Tensor): Region {
+  return Region.at(label, tensor.address, 4 * tensor.size);
+}
+
+/** @throws {ValueError} when the result would go where an input is. */
+function checkApart(what: string, result: Tensor, inputs: Readonly<Record<string, Tensor>>): void {
+  for (const [name, input] of Object.entries(inputs)) {
+    if (input.address !== result.address) continue;
+    throw new ValueError(`${what}: ${name} must not be the tensor that the result goes to; pass another as out`);
+  }
+}
