@@ -1,5 +1,14 @@
 // The package: dist/index.js, dist/node.js and dist/cli.js, with the declarations in dist/types.
-import { chmodSync, copyFileSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build as esbuild } from "esbuild";
@@ -81,7 +90,19 @@ async function bundle(name, out) {
   if (strays.length > 0) {
     throw new Stop(`${entry} must not contain ${strays.join(", ")}: import what it needs from ts/index.ts`);
   }
+  writeLicences(join(out, `${name}.licences.txt`), Object.keys(metafile.inputs));
   if (name === "cli") chmodSync(outfile, 0o755);
+}
+
+/** The licences of the packages that a bundle holds; no file where it holds none. @param {string} file @param {string[]} inputs */
+function writeLicences(file, inputs) {
+  const packages = new Set(inputs.flatMap((input) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(input)?.[0] ?? []));
+  const texts = [...packages].sort().map((folder) => {
+    const licence = readdirSync(join(root, folder)).find((entry) => /^licen[cs]e/i.test(entry));
+    if (licence === undefined) throw new Stop(`${folder} is bundled, but has no licence file to pass on.`);
+    return `${folder.replace(/^.*node_modules\//, "")}\n\n${readFileSync(join(root, folder, licence), "utf8").trim()}\n`;
+  });
+  if (texts.length > 0) writeFileSync(file, texts.join("\n\n"));
 }
 
 /** @param {string} out */
