@@ -1,8 +1,9 @@
 import type { Evenkeel } from "../evenkeel.js";
-import { decodeSafetensors, encodeSafetensors } from "../formats/safetensors.js";
+import { decodeSafetensors } from "../formats/safetensors.js";
 import { checkOptions, formatValue, listNames } from "../runtime/check.js";
 import { FormatError, NameError, ShapeError, ValueError } from "../runtime/errors.js";
 import { formatShape, sameShape } from "../runtime/shape.js";
+import { FILE_FORMAT, FILE_VERSION } from "./encode-model.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
 import { layers as makers } from "./layers/index.js";
@@ -10,24 +11,7 @@ import { Input } from "./layers/input.js";
 import type { Model } from "./model.js";
 import { chosenRuntime, sequential } from "./sequential.js";
 
-const FILE_VERSION = "1";
-
 type StoredTensors = ReturnType<typeof decodeSafetensors>["tensors"];
-
-/** A model as a safetensors file: weights, and in the metadata its layers and update counts. */
-export function encodeModel(model: Model): Uint8Array {
-  const norms = model.layers.filter((layer) => layer instanceof BatchNormalization);
-  const config = {
-    inputShape: model.inputShape,
-    layers: model.layers.map((layer) => layer.getConfig()),
-    updates: Object.fromEntries(norms.map((norm) => [norm.name, norm.updateCount])),
-  };
-  return encodeSafetensors(model.getWeights(), {
-    format: "evenkeel",
-    version: FILE_VERSION,
-    config: JSON.stringify(config),
-  });
-}
 
 /**
  * A model from the bytes of `model.toBytes()`: the same predictions, bit for bit. Layers start in the state "training";
@@ -44,7 +28,7 @@ export async function loadModel(bytes: Uint8Array, options: { readonly runtime?:
   }
   const runtime = await chosenRuntime("loadModel", options.runtime);
   const { tensors, metadata } = decodeSafetensors(bytes);
-  if (metadata.format !== "evenkeel") {
+  if (metadata.format !== FILE_FORMAT) {
     throw new FormatError(
       `this safetensors file is no evenkeel model: its metadata says format ${formatValue(metadata.format)}, not ` +
         `"evenkeel"; save models with model.toBytes() or saveModel()`,
