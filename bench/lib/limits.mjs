@@ -1,0 +1,67 @@
+// The machine's own limits, met inside WebAssembly as we are: timed beside the peers, in a process like theirs.
+
+export const title = () => "this machine, inside wasm";
+
+// Twelve sums: fewer would wait on the latency of a multiply and an add; V8 has 15 vector registers.
+const SUMS = 12;
+const STEPS = 1_000_000;
+/** Multiply-adds of four lanes each, two operations a lane. */
+export const OPERATIONS = STEPS * SUMS * 4 * 2;
+
+/** The module in binaryen's text. The copies take bytes that are a multiple of 64. */
+export const TEXT = `(module
+  (memory (export "memory") 1)
+  (func (export "memory.copy") (param $to i32) (param $from i32) (param $bytes i32)
+    (memory.copy (local.get $to) (local.get $from) (local.get $bytes)))
+  (func (export "copy loop") (param $to i32) (param $from i32) (param $bytes i32) (local $end i32)
+    (local.set $end (i32.add (local.get $to) (local.get $bytes)))
+    (loop $next
+      ${[0, 16, 32, 48].map((at) => `(v128.store offset=${at} (local.get $to) (v128.load offset=${at} (local.get $from)))`).join("\n      ")}
+      (local.set $from (i32.add (local.get $from) (i32.const 64)))
+      (br_if $next (i32.lt_u
+        (local.tee $to (i32.add (local.get $to) (i32.const 64)))
+        (local.get $end)))))
+  (func (export "multiply-add") (param $a f32) (param $b f32) (param $steps i32) (result f32)
+    (local $va v128) (local $vb v128) ${sums((s) => `(local ${s} v128)`)}
+    (local.set $va (f32x4.splat (local.get $a)))
+    (local.set $vb (f32x4.splat (local.get $b)))
+    ${sums((s, i) => `(local.set ${s} (f32x4.splat (f32.const ${i})))`)}
+    (loop $next
+      ${sums((s) => `(local.set ${s} (f32x4.add (f32x4.mul (local.get ${s}) (local.get $va)) (local.get $vb)))`)}
+      (br_if $next (local.tee $steps (i32.sub (local.get $steps) (i32.const 1)))))
+    (f32x4.extract_lane 0 ${sum(SUMS - 1)}))
+)`;
+
+/** @param {(name: string, i: number) => string} line */
+function sums(line) {
+  return Array.from({ length: SUMS }, (_, i) => line(`$s${i}`, i)).join("\n      ");
+}
+
+/** @param {number} i @returns {string} */
+function sum(i) {
+  return i === 0 ? "(local.get $s0)" : `(f32x4.add (local.get $s${i}) ${sum(i - 1)})`;
+}
+
+/** TEXT as a binary. */
+export async function limitsModule() {
+  const { default: binaryen } = await import("binaryen");
+  const module = binaryen.parseText(TEXT);
+  module.setFeatures(binaryen.Features.SIMD128 | binaryen.Features.BulkMemory);
+  try {
+    return module.emitBinary();
+  } finally {
+    module.dispose();
+  }
+}
+
+/** @param {import("./job.mjs").LimitJob} job @returns {Promise<import("./job.mjs").Prepared>} */
+export async function prepare({ kind, bytes = 0, wasm }) {
+  const { instance } = await WebAssembly.instantiate(/** @type {Uint8Array<ArrayBuffer>} */ (wasm));
+  const exports = /** @type {Record<string, any>} */ (instance.exports);
+  const answers = () => ({});
+  if (kind === "multiply-add") return { run: () => exports[kind](0.5, 1, STEPS), answers };
+  exports.memory.grow(Math.ceil((2 * bytes) / 65536));
+  // Pages that were never written may be one and the same page of zeros.
+  new Uint8Array(exports.memory.buffer).fill(1);
+  return { run: () => exports[kind](bytes, 0, bytes), answers };
+}
