@@ -2,7 +2,7 @@ import type { ParameterRange } from "../optim/optimizer.js";
 import { Region } from "../runtime/program.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
+import { type Shape, sizeOf, wholeLines } from "../runtime/shape.js";
 import { initialize } from "./initializers.js";
 import type { Layer, VariableSpec } from "./layer.js";
 
@@ -17,9 +17,6 @@ export interface Parameter {
   readonly size: number;
   readonly value: Region;
 }
-
-// Variables start on 64-byte lines, so the values between them are padding: zero, with zero gradient.
-const ALIGNMENT = 16;
 
 /** What training adds to a model's memory. */
 interface TrainingBlock {
@@ -51,7 +48,8 @@ export class Parameters {
       for (const { spec } of wanted) {
         if (spec.trainable !== trainable) continue;
         offsets.set(spec, length);
-        length += ceilDiv(sizeOf(spec.shape), ALIGNMENT) * ALIGNMENT;
+        // The values up to the next line are padding: zero, with zero gradient.
+        length += wholeLines(4 * sizeOf(spec.shape)) / 4;
       }
     };
     place(true);
@@ -67,11 +65,6 @@ export class Parameters {
       const value = Region.at(path, this.#address + 4 * offset, 4 * size);
       return { layer, spec, path, offset, size, value };
     });
-  }
-
-  /** Bytes of the variables. */
-  get bytes(): number {
-    return this.#bytes;
   }
 
   /** Fills every variable as its layer wants, from a seed. */

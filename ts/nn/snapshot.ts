@@ -1,7 +1,7 @@
 import { type Samples, valuesOf } from "../data/arrays.js";
 import { type Constants, Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
+import { type Shape, sizeOf, wholeLines } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { type FoldPlan, foldVariables } from "./fold.js";
@@ -44,12 +44,12 @@ export class Snapshot {
     this.#variable = (layer, name) => folded(layer, name) ?? this.#copied(find(layer, name), constants);
     const plan = this.#plan(batchSize, constants);
     const regions = [...this.#constants.values()];
-    const bytes = regions.reduce((sum, region) => sum + alignedBytes(region), 0);
+    const bytes = regions.reduce((sum, region) => sum + wholeLines(region.bytes), 0);
     this.#block = runtime.arena.allocate(Math.max(64, bytes));
     let address = this.#block;
     for (const region of regions) {
       region.moveTo(address);
-      address += alignedBytes(region);
+      address += wholeLines(region.bytes);
     }
     try {
       this.#keep(batchSize, plan);
@@ -127,11 +127,4 @@ export class Snapshot {
     this.#plans.set(batch, kept);
     return kept;
   }
-}
-
-// Blocks start on cache lines, as in the arena.
-const ALIGNMENT = 64;
-
-function alignedBytes({ bytes }: Region): number {
-  return ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;
 }

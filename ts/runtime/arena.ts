@@ -1,13 +1,12 @@
 import { MemoryLimitError } from "./errors.js";
-import { ceilDiv } from "./shape.js";
+import { CACHE_LINE, ceilDiv, wholeLines } from "./shape.js";
 
 export const PAGE = 65536;
 /** What 32-bit WebAssembly can address: 4 GiB. */
 export const MAX_MEMORY = 65536 * PAGE;
 
-const ALIGNMENT = 64;
 // A Rust slice may not span more than isize::MAX bytes.
-const MAX_BLOCK = 0x8000_0000 - ALIGNMENT;
+const MAX_BLOCK = 0x8000_0000 - CACHE_LINE;
 // Each growth moves `memory.buffer` (and renews every view): a step of 1/8 keeps growths few.
 const GROWTH = 8;
 
@@ -68,7 +67,7 @@ export class Arena {
     if (!Number.isInteger(bytes) || bytes <= 0) {
       throw new RangeError(`internal error: the arena was asked for ${bytes} bytes`);
     }
-    const size = ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;
+    const size = wholeLines(bytes);
     let index = this.#firstFit(size);
     while (index < 0) {
       this.#grow(size);

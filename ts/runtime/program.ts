@@ -1,6 +1,6 @@
 import type { KernelArguments, Kernels } from "./kernels.js";
 import type { Runtime } from "./runtime.js";
-import { ceilDiv } from "./shape.js";
+import { wholeLines } from "./shape.js";
 
 /** A number that is set anew before a program runs: a learning rate, a count. */
 export class Scalar {
@@ -85,9 +85,6 @@ interface Lifetime {
   offset: number;
 }
 
-// Blocks start on cache lines, as in the arena.
-const ALIGNMENT = 64;
-
 /**
  * A list of kernel calls over regions. Emitting knows no addresses: a workspace region lives from the first to the last
  * call that names it, and regions whose lives do not meet share bytes.
@@ -143,11 +140,11 @@ export class Program {
       const contemporaries = placed
         .filter((other) => other.first <= life.last && life.first <= other.last)
         .sort((a, b) => a.offset - b.offset);
-      const size = alignedBytes(life);
+      const size = wholeLines(life.region.bytes);
       let offset = 0;
       for (const other of contemporaries) {
         if (offset + size <= other.offset) break;
-        offset = Math.max(offset, other.offset + alignedBytes(other));
+        offset = Math.max(offset, other.offset + wholeLines(other.region.bytes));
       }
       life.offset = offset;
       placed.push(life);
@@ -180,8 +177,4 @@ export class Program {
       return `${kernel}(${names.join(", ")}) × ${chunks}`;
     });
   }
-}
-
-function alignedBytes(life: Lifetime): number {
-  return ceilDiv(life.region.bytes, ALIGNMENT) * ALIGNMENT;
 }

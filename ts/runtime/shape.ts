@@ -16,6 +16,14 @@ export function ceilDiv(a: number, b: number): number {
   return Math.ceil(a / b);
 }
 
+/** Bytes of a cache line: blocks, regions and variables start on one, so that no two share it. */
+export const CACHE_LINE = 64;
+
+/** `bytes` rounded up to whole cache lines. */
+export function wholeLines(bytes: number): number {
+  return ceilDiv(bytes, CACHE_LINE) * CACHE_LINE;
+}
+
 /** `[8,14,14,32]`, as shapes are written in messages. */
 export function formatShape(shape: Shape): string {
   return `[${shape.join(",")}]`;

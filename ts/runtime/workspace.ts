@@ -11,11 +11,6 @@ export class Workspace {
     this.#runtime = runtime;
   }
 
-  /** Bytes of the block. */
-  get bytes(): number {
-    return this.#block?.bytes ?? 0;
-  }
-
   /**
    * Places a program in the block, which may be replaced by a larger one: what programs left in it is lost then.
    *

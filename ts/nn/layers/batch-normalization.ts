@@ -234,8 +234,3 @@ export class BatchNormalization extends Layer {
     return this;
   }
 }
-
-/** For checks that know a layer only by its type. */
-export function isBatchNormalization(layer: Layer): layer is BatchNormalization {
-  return layer instanceof BatchNormalization;
-}
