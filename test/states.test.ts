@@ -1,17 +1,23 @@
-// The states of batch norm in models: what a training step does with a layer, and that nothing else looks at them. Those
-// of ek.batchNorm are in batchnorm-op; which weights a step moves is in fit.
+// The states of batch norm: which calls of ek.batchNorm each allows; in models, what a training step does with a layer, and
+// that nothing else looks at them. What a call of the op does in each state is in batchnorm-op; which weights a step of a
+// model moves is in fit.
 import {
+  type BatchNorm,
   type BatchNormOptions,
+  type BatchNormState,
   type Evenkeel,
   type Layer,
   layers,
   load,
   loadModel,
   type Model,
+  StateError,
+  type Statistics,
   sequential,
+  type Tensor,
 } from "evenkeel";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { requireCall, ruleOf, STATES, TRANSITIONS } from "../ts/batchnorm/states.js";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { ruleOf, STATES, TRANSITIONS } from "../ts/batchnorm/states.js";
 import { bits, compiled, noise, noiseLabels, weightBits } from "./support/reference-model.js";
 
 let ek: Evenkeel;
@@ -51,12 +57,86 @@ describe("the table", () => {
       /"a" is disposed: forward is no longer possible/,
     );
   });
+});
 
-  test("names the calls that lead to a backward", () => {
-    for (const state of ["inference", "recalibrating"] as const) {
-      const call = () => requireCall('batchNorm "a"', "backward", state);
-      expect(call).toThrow(/no backward; call train\(\) or freeze\(\)/);
+describe("every call of ek.batchNorm, in every state", () => {
+  let bn: BatchNorm;
+  let x: Tensor;
+  let stats: Statistics;
+  beforeEach(() => {
+    bn = ek.batchNorm({ name: "bn", features: 4 });
+    x = ek.tensor([8, 4], batch(1));
+    stats = ek.statistics(x);
+  });
+
+  const live = ["training", "frozen", "inference", "recalibrating"] as const;
+  const flowing = ["training", "frozen"] as const;
+  const moving = ["training", "recalibrating"] as const;
+  const toBackward = "call train() or freeze() before forward";
+  /** A call, the states that allow it, and what the others' errors tell to do. */
+  const rows: Record<string, { call: () => unknown; legal: readonly BatchNormState[]; remedy?: string }> = {
+    train: { call: () => bn.train(), legal: live },
+    freeze: { call: () => bn.freeze(), legal: live },
+    infer: { call: () => bn.infer(), legal: live },
+    recalibrate: { call: () => bn.recalibrate(), legal: live },
+    forward: { call: () => bn.forward(x), legal: live },
+    backward: { call: () => bn.backward(x), legal: flowing, remedy: toBackward },
+    resetStatistics: { call: () => bn.resetStatistics(), legal: live },
+    setStatistics: {
+      call: () => bn.setStatistics({ mean: stats.mean, variance: stats.mean.map(() => 1) }),
+      legal: live,
+    },
+    forwardWith: { call: () => bn.forwardWith({ x, stats }), legal: live },
+    backwardReduce: { call: () => bn.backwardReduce({ x, dy: x, stats }), legal: flowing, remedy: toBackward },
+    backwardWith: {
+      call: () => bn.backwardWith({ x, dy: x, stats, sums: { count: 8, sumDy: stats.mean, sumDyXhat: stats.mean } }),
+      legal: flowing,
+      remedy: toBackward,
+    },
+    backwardStatistics: { call: () => bn.backwardStatistics({ x, dy: x, stats }), legal: flowing, remedy: toBackward },
+    commit: {
+      call: () => bn.commit(stats),
+      legal: moving,
+      remedy: "its running statistics do not move; call train() or recalibrate() first",
+    },
+    getConfig: { call: () => bn.getConfig(), legal: [...live, "disposed"] },
+    dispose: { call: () => bn.dispose(), legal: [...live, "disposed"] },
+  };
+
+  test("is in this table", () => {
+    const methods = Object.entries(Object.getOwnPropertyDescriptors(Object.getPrototypeOf(bn)))
+      .filter(([name, { value }]) => typeof value === "function" && name !== "constructor")
+      .map(([name]) => name);
+    expect(Object.keys(rows).sort()).toEqual(methods.sort());
+  });
+
+  const pairs = Object.entries(rows).flatMap(([name, row]) =>
+    [...live, "disposed" as const].map((state) => [name, state, row] as const),
+  );
+  test.each(pairs)("%s, %s", (name, state, { call, legal, remedy }) => {
+    for (const [to, transition] of Object.entries(TRANSITIONS)) {
+      if (transition === state) bn[to as keyof typeof TRANSITIONS]();
     }
+    bn.forward(x);
+    if (state === "disposed") bn.dispose();
+    expect(bn.state).toBe(state);
+    if (legal.includes(state)) {
+      call();
+      return;
+    }
+    const seen = () => state !== "disposed" && [bn.state, bn.updates, [...bn.runningMean.data]];
+    const before = seen();
+    expect(call).toThrow(StateError);
+    expect(call).toThrow(
+      state === "disposed"
+        ? `batchNorm "bn" is disposed: ${name} is no longer possible; make a new one`
+        : `batchNorm "bn" is in the state "${state}", which has no ${name}; ${remedy}`,
+    );
+    expect(seen()).toEqual(before);
+  });
+
+  test("backward without a forward, which goes once with each", () => {
+    expect(() => bn.backward(x)).toThrow('batchNorm "bn": backward goes once with each forward; call forward first');
   });
 });
 
@@ -197,7 +277,19 @@ describe("a state in which no training step is possible", () => {
       const [met, spared] = [compiled(await model(norm)), compiled(await model(layers.batchNormalization()))];
       for (const each of [met, spared]) await each.trainOnBatch(batch(1), y);
       norm[call]();
-      await expect(met.trainOnBatch(batch(2), y)).rejects.toThrow(/no training step is possible/);
+      const before = weightBits(met);
+      const steps: number[] = [];
+      const callbacks = [{ onTrainBegin: () => steps.push(0) }];
+      for (const refused of [
+        () => met.trainOnBatch(batch(2), y),
+        () => met.fit(batch(2), y, { batchSize: 2, callbacks }),
+      ]) {
+        await expect(refused()).rejects.toThrow(
+          `batchNormalization "batch_normalization" is in the state "${TRANSITIONS[call]}", which has no training step; ` +
+            "call freeze() on it to train the layers around it, or train() to train it too",
+        );
+      }
+      expect([weightBits(met), steps, norm.updates]).toEqual([before, [], 1]);
       norm.train();
       for (const each of [met, spared]) await each.trainOnBatch(batch(3), y);
       expect(weightBits(met)).toEqual(weightBits(spared));

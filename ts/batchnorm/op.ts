@@ -26,7 +26,7 @@ import {
 } from "./options.js";
 import { Outputs } from "./outputs.js";
 import { RunningRule } from "./running.js";
-import { type BatchNormState, requireCall, ruleOf, type StateRule } from "./states.js";
+import { type BatchNormState, requireCall, ruleOf, type StateRule, TRANSITIONS } from "./states.js";
 import type { Statistics } from "./statistics.js";
 
 /** Options of `ek.batchNorm`. */
@@ -164,22 +164,22 @@ export class BatchNorm {
 
   /** Normalise with the batch's statistics and move the running ones: the state at the start. */
   train(): this {
-    return this.#enter("train", "training");
+    return this.#enter("train");
   }
 
   /** Normalise with the running statistics and leave them; gradients flow. */
   freeze(): this {
-    return this.#enter("freeze", "frozen");
+    return this.#enter("freeze");
   }
 
   /** Normalise with the running statistics; no gradients. */
   infer(): this {
-    return this.#enter("infer", "inference");
+    return this.#enter("infer");
   }
 
   /** Normalise with the batch's statistics and move the running ones; no gradients. */
   recalibrate(): this {
-    return this.#enter("recalibrate", "recalibrating");
+    return this.#enter("recalibrate");
   }
 
   /** Back to running mean 0, running variance 1 and no updates. */
@@ -366,9 +366,9 @@ export class BatchNorm {
     if (!this.#runtime.disposed) this.#runtime.arena.free(this.#block);
   }
 
-  #enter(call: string, state: Exclude<BatchNormState, "disposed">): this {
+  #enter(call: keyof typeof TRANSITIONS): this {
     ruleOf(this.#what, call, this.#state);
-    this.#state = state;
+    this.#state = TRANSITIONS[call];
     return this;
   }
 

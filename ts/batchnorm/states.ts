@@ -20,7 +20,7 @@ export const STATES: Record<Exclude<BatchNormState, "disposed">, StateRule> = {
   recalibrating: { statistics: "batch", updates: true, gradients: false },
 };
 
-/** The call that leads to each state. */
+/** The call that leads to each state; every live state may follow every other. */
 export const TRANSITIONS = {
   train: "training",
   freeze: "frozen",
@@ -40,23 +40,38 @@ export function ruleOf(what: string, call: string, state: BatchNormState): State
   return STATES[state];
 }
 
-/** What of a state's rule a call needs; the calls that are not here are legal in every state. */
+/** What of a state's rule a call needs, and the way to a state that has it. */
+interface Need {
+  readonly rule: "gradients" | "updates";
+  readonly remedy: string;
+}
+
+const BACKWARD: Need = { rule: "gradients", remedy: "call train() or freeze() before forward" };
+
+/** What calls need; those that are not here are legal in every live state. */
 const NEEDS = {
-  backward: "gradients",
-  backwardReduce: "gradients",
-  backwardWith: "gradients",
-  backwardStatistics: "gradients",
-  commit: "updates",
-} as const;
+  backward: BACKWARD,
+  backwardReduce: BACKWARD,
+  backwardWith: BACKWARD,
+  backwardStatistics: BACKWARD,
+  commit: {
+    rule: "updates",
+    remedy: "its running statistics do not move; call train() or recalibrate() first",
+  },
+  "training step": {
+    rule: "gradients",
+    remedy: "call freeze() on it to train the layers around it, or train() to train it too",
+  },
+} as const satisfies Record<string, Need>;
 
-const REMEDIES = {
-  gradients: "call train() or freeze() before forward",
-  updates: "its running statistics do not move; call train() or recalibrate() first",
-};
-
-/** @throws {StateError} unless this state has what the call needs. */
-export function requireCall(what: string, call: keyof typeof NEEDS, state: BatchNormState): void {
+/**
+ * The rule of a state that has what the call needs.
+ *
+ * @throws {StateError} for another state.
+ */
+export function requireCall(what: string, call: keyof typeof NEEDS, state: BatchNormState): StateRule {
+  const rule = ruleOf(what, call, state);
   const need = NEEDS[call];
-  if (ruleOf(what, call, state)[need]) return;
-  throw new StateError(`${what} is in the state "${state}", which has no ${call}; ${REMEDIES[need]}`);
+  if (rule[need.rule]) return rule;
+  throw new StateError(`${what} is in the state "${state}", which has no ${call}; ${need.remedy}`);
 }

@@ -8,9 +8,9 @@ import {
   batchNormConfig,
 } from "../../batchnorm/options.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
-import { type BatchNormState, STATES, type StateRule } from "../../batchnorm/states.js";
+import { type BatchNormState, requireCall, STATES, type StateRule, TRANSITIONS } from "../../batchnorm/states.js";
 import { checkBoolean } from "../../runtime/check.js";
-import { ShapeError, StateError } from "../../runtime/errors.js";
+import { ShapeError } from "../../runtime/errors.js";
 import { type Region, Scalar } from "../../runtime/program.js";
 import { formatShape, type Shape } from "../../runtime/shape.js";
 import { type Emission, Layer, type LayerOptions, only, type Trained, type VariableSpec } from "../layer.js";
@@ -72,22 +72,22 @@ export class BatchNormalization extends Layer {
 
   /** Steps normalise with the batch's statistics and move the running ones: the state at the start. */
   train(): this {
-    return this.#enter("training");
+    return this.#enter("train");
   }
 
   /** Steps normalise with the running statistics and leave them; gradients flow. */
   freeze(): this {
-    return this.#enter("frozen");
+    return this.#enter("freeze");
   }
 
   /** The layer is only for inference: a training step refuses. */
   infer(): this {
-    return this.#enter("inference");
+    return this.#enter("infer");
   }
 
   /** The layer's statistics are to be taken anew: a training step refuses. */
   recalibrate(): this {
-    return this.#enter("recalibrating");
+    return this.#enter("recalibrate");
   }
 
   /** @internal */
@@ -206,13 +206,7 @@ export class BatchNormalization extends Layer {
   }
 
   #ruleFor(count: number, { batch, inputShapes }: Emission): StateRule {
-    const rule = STATES[this.state];
-    if (!rule.gradients) {
-      throw new StateError(
-        `${this.what} is in the state "${this.state}", in which no training step is possible; call freeze() on it to ` +
-          `train the layers around it, or train()`,
-      );
-    }
+    const rule = requireCall(this.what, "training step", this.state);
     if (rule.statistics === "running" || count > 1) return rule;
     switch (this.#config.onSingleValue) {
       case "useRunning":
@@ -222,14 +216,14 @@ export class BatchNormalization extends Layer {
       case "error":
         throw new ShapeError(
           `${this.what}: a batch of ${batch} with samples ${formatShape(only(inputShapes))} has one value a channel, ` +
-            `which has no variance to train with; use a batch size that leaves no last batch of 1, freeze() the ` +
-            `layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
+            `which has no variance to train with; choose another batchSize or drop samples, so that no batch has ` +
+            `just 1, freeze() the layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
         );
     }
   }
 
-  #enter(state: LayerState): this {
-    this.#state = state;
+  #enter(call: keyof typeof TRANSITIONS): this {
+    this.#state = TRANSITIONS[call];
     this.touch();
     return this;
   }
