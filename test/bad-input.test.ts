@@ -109,6 +109,36 @@ describe("batchNorm refuses", () => {
       /finite/,
     ],
     ["a leaky ReLU without alpha", bn({ features: 3, activation: { type: "leakyRelu" } }), ValueError, /alpha/],
+    [
+      "an initializer that does not exist",
+      bn({ features: 3, gammaInitializer: "uniform" }),
+      NameError,
+      /gammaInitializer "uniform" does not exist; there are "zeros", "ones"/,
+    ],
+    [
+      "an initializer that is no value",
+      bn({ features: 3, betaInitializer: { value: 1 } }),
+      ValueError,
+      /betaInitializer must be "zeros", "ones", a number or an array of numbers, one a channel, got an object/,
+    ],
+    [
+      "initial values for another number of channels",
+      bn({ features: 3, betaInitializer: [1, 2] }),
+      ShapeError,
+      /betaInitializer must have 3 values, one a channel, got 2/,
+    ],
+    [
+      "an initial value that is not finite",
+      bn({ features: 3, movingMeanInitializer: [0, Number.NaN, 0] }),
+      ValueError,
+      /movingMeanInitializer must be finite in f32, got NaN/,
+    ],
+    [
+      "a negative initial variance",
+      bn({ features: 3, movingVarianceInitializer: -1 }),
+      ValueError,
+      /movingVarianceInitializer must be finite in f32 and not negative, got -1/,
+    ],
   ]);
 });
 
@@ -449,6 +479,12 @@ describe("sequential refuses", () => {
       () => stack([4], layers.batchNormalization({ axis: -2 })),
       ShapeError,
       /axis -2 is the batch axis/,
+    ],
+    [
+      "initial values for another number of channels",
+      () => stack([4], layers.batchNormalization({ name: "bn1", gammaInitializer: [1, 2] })),
+      ShapeError,
+      /batchNormalization "bn1": gammaInitializer must have 4 values, one a channel, got 2/,
     ],
     [
       "an axis that is not there",

@@ -489,6 +489,51 @@ describe("what forward and backward return", () => {
   });
 });
 
+describe("initial values", () => {
+  const INITIAL = {
+    gammaInitializer: [2, -3, 0.5],
+    betaInitializer: 4,
+    movingMeanInitializer: [10, 20, -30],
+    movingVarianceInitializer: [0, 4, 9],
+  } as const;
+  const start = (debias: boolean) => ek.batchNorm({ features: 3, momentum: 0.75, debias, ...INITIAL });
+
+  test("are what γ, β and the running statistics are at first, and again after resetStatistics()", () => {
+    const bn = start(true);
+    expect([...(bn.gamma?.value.data ?? [])]).toEqual([2, -3, 0.5]);
+    expect([...(bn.beta?.value.data ?? [])]).toEqual([4, 4, 4]);
+    expect(running(bn)).toEqual({ mean: [10, 20, -30], variance: [0, 4, 9] });
+    bn.forward(tensor([5, 3], 1));
+    expect(running(bn).mean).not.toEqual([10, 20, -30]);
+    bn.resetStatistics();
+    expect(running(bn)).toEqual({ mean: [10, 20, -30], variance: [0, 4, 9] });
+  });
+
+  test("are read before the first update", () => {
+    const x = tensor([5, 3], 1);
+    const bn = start(true).infer();
+    const statistics = { mean: [10, 20, -30], variance: [0, 4, 9] };
+    const want = batchNorm({ ...parametersOf(bn), x: x.data, shape: x.shape, axis: -1, statistics });
+    expect(difference(bn.forward(x).data, want)).toBeLessThan(4 * U);
+  });
+
+  test("with debias leave no trace after the first update, without it they are the first average", () => {
+    const x = tensor([5, 3], 1);
+    const { mean, variance } = moments(x.data, { shape: x.shape, axis: -1 });
+    const [debiased, plain] = [start(true), start(false)];
+    for (const bn of [debiased, plain]) bn.forward(x);
+    expectRunning(debiased, { mean, variance });
+    const average = (from: readonly number[], batch: number[]) => {
+      return batch.map((value, c) => 0.75 * (from[c] as number) + 0.25 * value);
+    };
+    const { movingMeanInitializer, movingVarianceInitializer } = INITIAL;
+    expectRunning(plain, {
+      mean: average(movingMeanInitializer, mean),
+      variance: average(movingVarianceInitializer, variance),
+    });
+  });
+});
+
 describe("getConfig", () => {
   const others: BatchNormOpOptions = {
     features: 3,
@@ -502,6 +547,10 @@ describe("getConfig", () => {
     varianceRule: "unbiased",
     onSingleValue: "useRunning",
     activation: { type: "clip", min: -1, max: 2 },
+    gammaInitializer: 2,
+    betaInitializer: [1, 2, 3],
+    movingMeanInitializer: "ones",
+    movingVarianceInitializer: [0, 0.5, 4],
   };
 
   test("fills in the defaults", () => {
@@ -517,6 +566,10 @@ describe("getConfig", () => {
       varianceRule: "biased",
       onSingleValue: "error",
       activation: "linear",
+      gammaInitializer: "ones",
+      betaInitializer: "zeros",
+      movingMeanInitializer: "zeros",
+      movingVarianceInitializer: "ones",
     });
   });
 
@@ -541,6 +594,10 @@ describe("getConfig", () => {
     const activation = { type: "clip" as const, min: 0, max: 1 };
     const bn = ek.batchNorm({ features: 1, activation });
     activation.max = 100;
+    const betaInitializer = [5];
+    const shifted = ek.batchNorm({ features: 1, betaInitializer });
+    betaInitializer[0] = 7;
+    expect(shifted.getConfig().betaInitializer).toEqual([5]);
     expect(bn.getConfig().activation).toEqual({ type: "clip", min: 0, max: 1 });
     expect(Math.max(...bn.forward(ek.tensor([4, 1], [-9, 0, 1, 99])).data)).toBe(1);
   });

@@ -25,6 +25,8 @@ const bare: [Layer, Record<string, unknown>][] = [
     {
       ...{ name: "batch_normalization", axis: -1, momentum: 0.99, epsilon: 1e-3, center: true, scale: true },
       ...{ debias: true, varianceRule: "biased", onSingleValue: "error", activation: "linear" },
+      ...{ gammaInitializer: "ones", betaInitializer: "zeros" },
+      ...{ movingMeanInitializer: "zeros", movingVarianceInitializer: "ones" },
       parametersTrainable: true,
     },
   ],
@@ -45,8 +47,10 @@ const bare: [Layer, Record<string, unknown>][] = [
 const norm = {
   ...({ axis: 1, momentum: "cumulative", epsilon: 1e-5, center: false, scale: false, debias: false } as const),
   ...({ varianceRule: "unbiased", onSingleValue: "skipUpdate", activation: { type: "elu", alpha: 0.5 } } as const),
+  ...({ gammaInitializer: 2, betaInitializer: "ones", movingMeanInitializer: [0, 1, 2, 3, 4, 5, 6, 7, 8] } as const),
+  movingVarianceInitializer: 3,
   parametersTrainable: false,
-};
+} as const;
 const conv = {
   ...({ filters: 3, kernelSize: [3, 2], strides: [2, 1], activation: "silu", useBias: false } as const),
   ...({
@@ -244,6 +248,22 @@ describe("options", () => {
     expect(model.getWeights().map(({ name }) => name)).toEqual([
       "batch_normalization/moving_mean",
       "batch_normalization/moving_variance",
+    ]);
+  });
+
+  test("a batch norm's initializers fill its weights", async () => {
+    const initial = {
+      gammaInitializer: [1, 2, 3],
+      betaInitializer: -1,
+      movingMeanInitializer: "ones",
+      movingVarianceInitializer: [0, 4, 9],
+    } as const;
+    const model = await stack([3], layers.batchNormalization(initial));
+    expect(model.getWeights().map(({ data }) => [...data])).toEqual([
+      [1, 2, 3],
+      [-1, -1, -1],
+      [1, 1, 1],
+      [0, 4, 9],
     ]);
   });
 

@@ -5,6 +5,7 @@ export type {
   GradientSums,
   StatisticsGradients,
 } from "./batchnorm/external.js";
+export type { InitialValues } from "./batchnorm/initial.js";
 export { BatchNorm, type BatchNormOpOptions, type Parameter } from "./batchnorm/op.js";
 export type { BatchNormConfig, BatchNormOptions } from "./batchnorm/options.js";
 export type { BatchNormState } from "./batchnorm/states.js";

@@ -15,6 +15,7 @@ import {
   type GradientSums,
   type StatisticsGradients,
 } from "./external.js";
+import { fillInitial } from "./initial.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import type { Partition } from "./layout.js";
 import {
@@ -23,6 +24,7 @@ import {
   type BatchNormOptions,
   batchNormConfig,
   checkFeatures,
+  checkInitializers,
 } from "./options.js";
 import { Outputs } from "./outputs.js";
 import { RunningRule } from "./running.js";
@@ -70,13 +72,13 @@ interface Plan {
 export class BatchNorm {
   readonly name: string;
   readonly features: number;
-  /** The scale γ, ones at the start; null with `scale: false`. */
+  /** The scale γ, ones at the start (`gammaInitializer`); null with `scale: false`. */
   readonly gamma: Parameter | null;
-  /** The shift β, zeros at the start; null with `center: false`. */
+  /** The shift β, zeros at the start (`betaInitializer`); null with `center: false`. */
   readonly beta: Parameter | null;
-  /** [features]; zeros before the first update. */
+  /** [features]; zeros before the first update (`movingMeanInitializer`). */
   readonly runningMean: Tensor;
-  /** [features]; ones before the first update. */
+  /** [features]; ones before the first update (`movingVarianceInitializer`). */
   readonly runningVariance: Tensor;
   declare [Symbol.dispose]: () => void;
   readonly #runtime: Runtime;
@@ -102,6 +104,7 @@ export class BatchNorm {
     this.#what = `batchNorm "${name}"`;
     this.#config = batchNormConfig(this.#what, options, ["features", "name"]);
     this.features = checkFeatures(this.#what, options.features);
+    checkInitializers(this.#what, this.#config, this.features);
     this.name = name;
     this.#runtime = runtime;
     this.#rule = new RunningRule(this.#config);
@@ -131,8 +134,9 @@ export class BatchNorm {
     this.runningVariance = variance.tensor;
     this.gamma = gamma && { value: gamma.value.tensor, grad: gamma.grad.tensor };
     this.beta = beta && { value: beta.value.tensor, grad: beta.grad.tensor };
-    this.runningVariance.data.fill(1);
-    this.gamma?.value.data.fill(1);
+    this.#startStatistics();
+    if (this.gamma !== null) fillInitial(this.gamma.value.data, this.#config.gammaInitializer);
+    if (this.beta !== null) fillInitial(this.beta.value.data, this.#config.betaInitializer);
     this.#regions = {
       gamma: gamma?.value.region ?? null,
       beta: beta?.value.region ?? null,
@@ -182,11 +186,10 @@ export class BatchNorm {
     return this.#enter("recalibrate");
   }
 
-  /** Back to running mean 0, running variance 1 and no updates. */
+  /** Back to the running statistics of the start, mean 0 and variance 1 by default, and no updates. */
   resetStatistics(): void {
     ruleOf(this.#what, "resetStatistics", this.#state);
-    this.runningMean.data.fill(0);
-    this.runningVariance.data.fill(1);
+    this.#startStatistics();
     this.#rule.reset();
   }
 
@@ -364,6 +367,11 @@ export class BatchNorm {
     this.#external.dispose(reason);
     this.#workspace.dispose();
     if (!this.#runtime.disposed) this.#runtime.arena.free(this.#block);
+  }
+
+  #startStatistics(): void {
+    fillInitial(this.runningMean.data, this.#config.movingMeanInitializer);
+    fillInitial(this.runningVariance.data, this.#config.movingVarianceInitializer);
   }
 
   #enter(call: keyof typeof TRANSITIONS): this {

@@ -9,6 +9,7 @@ import {
   oneOf,
 } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
+import { checkInitial, checkInitialLength, type InitialValues } from "./initial.js";
 
 /** The options that `ek.batchNorm` and `layers.batchNormalization` share. */
 export interface BatchNormOptions {
@@ -39,6 +40,17 @@ export interface BatchNormOptions {
   readonly onSingleValue?: "error" | "useRunning" | "skipUpdate";
   /** Fused after the normalisation, forward and backward. Default "linear". */
   readonly activation?: Activation;
+  /** How γ starts. Default "ones". */
+  readonly gammaInitializer?: InitialValues;
+  /** How β starts. Default "zeros". */
+  readonly betaInitializer?: InitialValues;
+  /**
+   * What the running mean (Keras's moving mean) is before the first update. Default "zeros". With `debias` the first
+   * update replaces it; with `debias: false` the average starts from it. `setStatistics` is for values that count in full.
+   */
+  readonly movingMeanInitializer?: InitialValues;
+  /** The same for the running variance, not negative. Default "ones". */
+  readonly movingVarianceInitializer?: InitialValues;
 }
 
 /** Options with every default filled in. */
@@ -54,7 +66,21 @@ const DEFAULTS: BatchNormConfig = {
   varianceRule: "biased",
   onSingleValue: "error",
   activation: "linear",
+  gammaInitializer: "ones",
+  betaInitializer: "zeros",
+  movingMeanInitializer: "zeros",
+  movingVarianceInitializer: "ones",
 };
+
+/** The options of initial values, with the least of them. */
+const INITIALIZERS = {
+  gammaInitializer: Number.NEGATIVE_INFINITY,
+  betaInitializer: Number.NEGATIVE_INFINITY,
+  movingMeanInitializer: Number.NEGATIVE_INFINITY,
+  movingVarianceInitializer: 0,
+} as const;
+
+type Initializers = Pick<BatchNormConfig, keyof typeof INITIALIZERS>;
 
 export const BATCH_NORM_OPTIONS = Object.keys(DEFAULTS) as readonly (keyof BatchNormConfig)[];
 
@@ -85,7 +111,20 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
   activationOf(what, config);
   // A copy: what the user goes on to do with the object that was passed must not show here.
   const { activation } = config;
-  return Object.freeze({ ...config, activation: frozenActivation(activation) });
+  const initial = Object.fromEntries(
+    Object.entries(INITIALIZERS).map(([key, least]) => [
+      key,
+      checkInitial(`${what}: ${key}`, config[key as keyof Initializers], least),
+    ]),
+  );
+  return Object.freeze({ ...config, ...initial, activation: frozenActivation(activation) });
+}
+
+/** @throws {ShapeError} for an initializer that is an array of another length. */
+export function checkInitializers(what: string, config: BatchNormConfig, channels: number): void {
+  for (const key of Object.keys(INITIALIZERS) as (keyof Initializers)[]) {
+    checkInitialLength(`${what}: ${key}`, config[key], channels);
+  }
 }
 
 /** The configured activation as kernels take it. */

@@ -6,6 +6,7 @@ import {
   type BatchNormConfig,
   type BatchNormOptions,
   batchNormConfig,
+  checkInitializers,
 } from "../../batchnorm/options.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
 import { type BatchNormState, requireCall, STATES, type StateRule, TRANSITIONS } from "../../batchnorm/states.js";
@@ -118,12 +119,13 @@ export class BatchNormalization extends Layer {
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
     const { channels } = this.#axes([1, ...only(inputs)]);
     const shape = [channels];
-    const { scale, center } = this.#config;
+    checkInitializers(this.what, this.#config, channels);
+    const { scale, center, gammaInitializer, betaInitializer, ...config } = this.#config;
     return [
-      ...(scale ? [{ name: "gamma", shape, initializer: "ones", trainable: true } as const] : []),
-      ...(center ? [{ name: "beta", shape, initializer: "zeros", trainable: true } as const] : []),
-      { name: "moving_mean", shape, initializer: "zeros", trainable: false },
-      { name: "moving_variance", shape, initializer: "ones", trainable: false },
+      ...(scale ? [{ name: "gamma", shape, initializer: gammaInitializer, trainable: true }] : []),
+      ...(center ? [{ name: "beta", shape, initializer: betaInitializer, trainable: true }] : []),
+      { name: "moving_mean", shape, initializer: config.movingMeanInitializer, trainable: false },
+      { name: "moving_variance", shape, initializer: config.movingVarianceInitializer, trainable: false },
     ];
   }
 
