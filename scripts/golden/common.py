@@ -47,10 +47,10 @@ def deviation(value, truth):
 
 
 def assert_near(name, value, truth, bound=1e-11):
-    """An independent formula in f64 agrees with what Keras computed in f64."""
+    """An independent formula in f64 agrees with what the reference computed in f64."""
     error = deviation(value, truth)
     if not error <= bound:
-        raise AssertionError(f"{name}: Keras in f64 is {error:.1e} from the formula, expected at most {bound:.0e}")
+        raise AssertionError(f"{name}: the reference is {error:.1e} from the formula, expected at most {bound:.0e}")
 
 
 def save(path, tensors, **metadata):
