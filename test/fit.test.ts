@@ -322,6 +322,7 @@ describe("while fit runs", () => {
       trainOnBatch: model.trainOnBatch(x, y),
       evaluate: model.evaluate(x, y),
       predict: model.predict(x),
+      recalibrate: model.recalibrate(x),
       compile: soon(() => compiled(model)),
       predictor: soon(() => model.predictor()),
       setWeights: soon(() => model.setWeights(model.getWeights())),

@@ -24,6 +24,7 @@ export { type CompileOptions, type Figures, type FitOptions, Model, type Predict
 export type { Weight } from "./nn/parameters.js";
 export type { FoldReport } from "./nn/predictor.js";
 export { Predictor } from "./nn/predictor.js";
+export type { RecalibrateOptions } from "./nn/recalibrate.js";
 export { type SequentialOptions, sequential } from "./nn/sequential.js";
 export { optimizers } from "./optim/index.js";
 export type { Activation, ActivationName } from "./runtime/activation.js";

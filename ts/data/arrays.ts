@@ -69,14 +69,20 @@ export function checkLabels(what: string, y: Labels, count: number, classes: num
   }
 }
 
-/** What to do about NaN or infinity in a step on the first `count` samples: looks for it in them. */
-export function adviseOnNonFinite(x: Samples, count: number, sampleShape: Shape): string {
+/**
+ * What to do about NaN or infinity that was met in the first `count` samples: looks for it in them. `otherwise` is what
+ * finite samples mean.
+ */
+export function adviseOnNonFinite(
+  x: Samples,
+  count: number,
+  sampleShape: Shape,
+  otherwise = "training diverged: lower the learning rate, or scale the samples (pixels to 0…1)",
+): string {
   const size = sizeOf(sampleShape);
   const values = valuesOf(x).subarray(0, count * size);
   const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) {
-    return "the samples are finite, so training diverged: lower the learning rate, or scale the samples (pixels to 0…1)";
-  }
+  if (at < 0) return `the samples are finite, so ${otherwise}`;
   return `sample ${Math.floor(at / size)} of x holds ${values[at]} at ${at % size}: clean the data`;
 }
 

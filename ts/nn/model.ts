@@ -29,6 +29,7 @@ import { SoftmaxOperation } from "./layers/softmax.js";
 import { type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
 import { type Parameter, Parameters, type Weight } from "./parameters.js";
 import { Predictor } from "./predictor.js";
+import { RECALIBRATE_MODES, type RecalibrateOptions, recalibrate } from "./recalibrate.js";
 import { summarize } from "./summary.js";
 import { Trainer } from "./trainer.js";
 
@@ -298,6 +299,29 @@ export class Model {
       for (const _done of this.#inference.predict(data, x, batchSize)) await breather.breathe();
       return { shape: [count, ...this.outputShape], data };
     });
+  }
+
+  /**
+   * Takes the running statistics of the batch norms anew, over these samples: with labels nothing is to do, weights stay.
+   * For models that were trained with small batches, averaged or fine-tuned, or whose data changed. Batch norms in the
+   * states "training" and "recalibrating" take part; "frozen" ones (or `trainable = false`) and those in "inference" keep
+   * what they have. No state changes. The new statistics count in full and are set at once at the end, so that a call that
+   * fails leaves the model as it was. Predictors show them after `refresh()`.
+   *
+   * @param x samples one after the other, [samples, …inputShape].
+   * @throws {StateError} while another call runs, or when no batch norm takes part; {@link ShapeError},
+   * {@link ValueError} for data; {@link NonFiniteError} naming the layer that met NaN or infinity.
+   */
+  async recalibrate(x: Samples, options: RecalibrateOptions = {}): Promise<void> {
+    this.#begin("recalibrate");
+    checkOptions("recalibrate", options, ["batchSize", "mode"]);
+    const batchSize = checkInteger("recalibrate: batchSize", options.batchSize ?? DEFAULT_BATCH, 1);
+    const mode = oneOf("recalibrate: mode", options.mode ?? "layerByLayer", RECALIBRATE_MODES);
+    const samples = countSamples("recalibrate", x, this.inputShape);
+    const [runtime, workspace, nodes, parameters] = [this.#runtime, this.#workspace, this.#nodes, this.#parameters];
+    const model = { runtime, workspace, nodes, parameters, inputShape: this.inputShape };
+    const work = { x, samples, batchSize: Math.min(samples, batchSize), mode };
+    await this.#locked("recalibrate", () => recalibrate({ ...model, ...work }));
   }
 
   /**

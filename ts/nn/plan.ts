@@ -192,7 +192,8 @@ function emitInference(
   return outputs.at(-1)?.y ?? input;
 }
 
-function inputRegions({ inputs }: Node, input: Region, outputs: readonly { readonly y: Region }[]): Region[] {
+/** The regions that a node reads, from what the nodes before it made. */
+export function inputRegions({ inputs }: Node, input: Region, outputs: readonly { readonly y: Region }[]): Region[] {
   return inputs.map((i) => outputs[i]?.y ?? input);
 }
 

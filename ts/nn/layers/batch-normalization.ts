@@ -10,6 +10,7 @@ import {
 } from "../../batchnorm/options.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
 import { type BatchNormState, requireCall, STATES, type StateRule, TRANSITIONS } from "../../batchnorm/states.js";
+import type { Statistics } from "../../batchnorm/statistics.js";
 import { checkBoolean } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import { type Region, Scalar } from "../../runtime/program.js";
@@ -22,7 +23,22 @@ export interface BatchNormalizationOptions extends BatchNormOptions, LayerOption
   readonly parametersTrainable?: boolean;
 }
 
+const LARGEST_F32 = 3.4028234663852886e38;
+
 type LayerState = Exclude<BatchNormState, "disposed">;
+
+/** The statistics of a layer's input in one batch. */
+export interface InputStatistics {
+  /** f64: mean[channels], m2[channels]. */
+  readonly triple: Region;
+  /** u32: how many channels are not finite. */
+  readonly notFinite: Region;
+  readonly channels: number;
+  /** Values a channel. */
+  readonly count: number;
+  /** Appends y, normalised with them. */
+  normalize(): Region;
+}
 
 /**
  * Batch normalization in a model (Ioffe and Szegedy 2015). The axis counts the batch axis, as in Keras: −1, the default,
@@ -86,7 +102,7 @@ export class BatchNormalization extends Layer {
     return this.#enter("infer");
   }
 
-  /** The layer's statistics are to be taken anew: a training step refuses. */
+  /** The layer's statistics are to be taken anew, by `model.recalibrate`: a training step refuses. */
   recalibrate(): this {
     return this.#enter("recalibrate");
   }
@@ -104,6 +120,18 @@ export class BatchNormalization extends Layer {
   /** @internal For running statistics that were set from outside: they count in full. */
   statisticsWereSet(): void {
     this.#rule.setFromOutside();
+  }
+
+  /** @internal Whether they may move in this state: whether `model.recalibrate` takes them anew. */
+  get statisticsMove(): boolean {
+    return STATES[this.state].updates;
+  }
+
+  /** @internal The running statistics after these were taken of everything. */
+  runningFrom({ count, mean, m2 }: Statistics): { readonly mean: Float64Array; readonly variance: Float64Array } {
+    const share = this.#rule.correction(count) / count;
+    // The variance of finite values may exceed f32; as in training it stops at the largest.
+    return { mean, variance: m2.map((m2) => Math.min(m2 * share, LARGEST_F32)) };
   }
 
   /** @internal */
@@ -161,6 +189,20 @@ export class BatchNormalization extends Layer {
         return [dx];
       },
     };
+  }
+
+  /** @internal Appends the statistics of the input, which move nothing. */
+  emitStatistics(emission: Emission, inputs: readonly Region[]): InputStatistics {
+    const x = only(inputs);
+    const { core, count, channels } = this.#core(emission);
+    core.batchStatistics(x);
+    const { triple, notFinite } = core;
+    const normalize = () => {
+      const y = emission.values("y", emission.outputSize);
+      core.normalize(y, x);
+      return y;
+    };
+    return { triple, notFinite, channels, count, normalize };
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
