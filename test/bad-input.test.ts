@@ -381,6 +381,32 @@ describe("a layer refuses", () => {
         /^maxPooling2d: padding must be/,
       ],
     ),
+    [
+      "a dropout without a rate",
+      () => layers.dropout(wrong({})),
+      ValueError,
+      /rate must be in \[0, 1\), got undefined/,
+    ],
+    [
+      "a dropout of everything",
+      () => layers.dropout({ rate: 1 }),
+      ValueError,
+      /dropout: rate must be in \[0, 1\), got 1/,
+    ],
+    ["a negative rate", () => layers.dropout({ rate: -0.1 }), ValueError, /rate must be in \[0, 1\), got -0.1/],
+    [
+      "half a seed",
+      () => layers.dropout({ rate: 0.5, seed: 0.5 }),
+      ValueError,
+      /seed must be an integer of at least 0/,
+    ],
+    [
+      "a large seed",
+      () => layers.dropout({ rate: 0.5, seed: 2 ** 32 }),
+      ValueError,
+      /must be below 2\^32, got 4294967296/,
+    ],
+    ["a noise shape", () => layers.dropout(wrong({ rate: 0.5, noiseShape: [1] })), NameError, /no option "noiseShape"/],
   ]);
 
   test("a bad value for trainable later, and keeps the old one", () => {

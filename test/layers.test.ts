@@ -39,6 +39,7 @@ const bare: [Layer, Record<string, unknown>][] = [
   ],
   [layers.maxPooling2d(), { name: "max_pooling2d", poolSize: [2, 2], strides: [2, 2], padding: "valid" }],
   [layers.flatten(), { name: "flatten" }],
+  [layers.dropout({ rate: 0.5 }), { name: "dropout", rate: 0.5 }],
   [layers.dense({ units: 4 }), { name: "dense", units: 4, activation: "linear", useBias: true }],
   [layers.activation({ activation: "gelu" }), { name: "activation", activation: "gelu" }],
 ];
@@ -68,6 +69,7 @@ const full: [string, () => Layer, Record<string, unknown>][] = [
   ["conv2d", () => layers.conv2d({ ...conv, ...own }), conv],
   ["maxPooling2d", () => layers.maxPooling2d({ ...pool, ...own }), pool],
   ["flatten", () => layers.flatten(own), {}],
+  ["dropout", () => layers.dropout({ rate: 0.25, seed: 7, ...own }), { rate: 0.25, seed: 7 }],
   ["dense", () => layers.dense({ ...dense, ...own }), dense],
   ["activation", () => layers.activation({ activation: "softmax", ...own }), { activation: "softmax" }],
 ];
@@ -220,6 +222,7 @@ describe("shapes", () => {
     ["maxPooling2d, overlapping", [9, 8, 2], () => layers.maxPooling2d({ poolSize: 3, strides: 1 }), [7, 6, 2]],
     ["flatten", [9, 8, 2], () => layers.flatten(), [144]],
     ["flatten of a vector", [7], () => layers.flatten(), [7]],
+    ["dropout", [9, 8, 2], () => layers.dropout({ rate: 0.5 }), [9, 8, 2]],
     ["dense", [7], () => layers.dense({ units: 3 }), [3]],
     ["batchNormalization of images", [9, 8, 2], () => layers.batchNormalization(), [9, 8, 2]],
     ["batchNormalization of vectors", [7], () => layers.batchNormalization({ axis: 1 }), [7]],

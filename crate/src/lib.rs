@@ -23,6 +23,7 @@ mod abi;
 pub mod activation;
 pub mod batchnorm;
 pub mod conv;
+pub mod dropout;
 pub mod epilogue;
 pub mod gemm;
 pub mod math;

@@ -1,4 +1,5 @@
-//! Optimizers over a flat block of parameters p with gradients g, and the sum behind a gradient's norm.
+//! Optimizers over a flat block of parameters p with gradients g, the sum behind a gradient's norm, and the sum of the
+//! gradients of a batch's parts.
 //!
 //! - Adam (Kingma and Ba 2015) in Keras's form: m ← m + (g − m)(1 − β₁), v ← v + (g² − v)(1 − β₂),
 //!   p ← p − α·m/(√v + ε), where α = rate·√(1 − β₂ᵗ)/(1 − β₁ᵗ) carries the bias correction.
@@ -61,16 +62,22 @@ pub fn sum_squares(partials: &mut [f64], x: &[f32], part_len: usize) {
     }
 }
 
+/// sum ← sum + x.
+pub fn accumulate(sum: &mut [f32], x: &[f32]) {
+    update(sum, [x], |sum, [x]| sum + x);
+}
+
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases {
     //! The optimizers' test cases.
 
-    use super::{adam_step, nesterov_step, sgd_momentum_step, sgd_step, sum_squares};
+    use super::{accumulate, adam_step, nesterov_step, sgd_momentum_step, sgd_step, sum_squares};
     use crate::oracle;
     use crate::selftest::{Case, Check, Random, widen};
 
     /// Every case of this family.
     pub const CASES: &[Case] = &[
+        Case { name: "optim/accumulate", run: accumulated },
         Case { name: "optim/adam", run: adam },
         Case { name: "optim/sgd", run: sgd },
         Case { name: "optim/momentum", run: |check| momentum(check, false) },
@@ -141,6 +148,16 @@ pub mod cases {
             let dw = |i: usize| U * 2.0 * (carried[i] + descent[i]);
             check.f32s("velocity", &w, &want_w, dw);
             check.f32s("p", &p, &want_p, |i| 3.0 * dw(i) + U * want_p[i].abs());
+        }
+    }
+
+    fn accumulated(check: &mut Check) {
+        let mut random = Random(21);
+        for len in lengths() {
+            let (mut sum, x) = (random.vector(len), random.vector(len));
+            let want: Vec<f64> = sum.iter().zip(&x).map(|(&a, &b)| f64::from(a) + f64::from(b)).collect();
+            accumulate(&mut sum, &x);
+            check.f32s("sum", &sum, &want, |i| U * want[i].abs());
         }
     }
 

@@ -251,6 +251,30 @@ pub fn cross_entropy(x: &[f64], labels: &[i32], classes: usize) -> (Vec<f64>, Ve
     (losses.collect(), gradient)
 }
 
+/// x·scale where a random word's upper 31 bits are at least `threshold`, else 0; rows of `size`, key \[seed, step\], the
+/// first row's number in `at`\[2\]. The words are those of Threefry-2×32 with 13 rounds, from figure 4 of its paper.
+pub fn dropout(x: &[f64], size: usize, at: [u32; 3], threshold: u32, scale: f64) -> Vec<f64> {
+    let [seed, step, first] = at;
+    let keys = [seed, step, 0x1bd1_1bda ^ seed ^ step];
+    let word = |row: usize, place: usize| {
+        // Vectors of four take turns: words 0 of four blocks, then their words 1.
+        let block = place / 8 * 4 + place % 4;
+        let mut x = [first.wrapping_add(row as u32).wrapping_add(seed), (block as u32).wrapping_add(step)];
+        for (round, rotation) in [13, 15, 26, 6, 17, 29, 16, 24, 13, 15, 26, 6, 17].into_iter().enumerate() {
+            x[0] = x[0].wrapping_add(x[1]);
+            x[1] = x[1].rotate_left(rotation) ^ x[0];
+            let (injection, rest) = ((round + 1) / 4, (round + 1) % 4);
+            if rest == 0 {
+                x[0] = x[0].wrapping_add(keys[injection % 3]);
+                x[1] = x[1].wrapping_add(keys[(injection + 1) % 3]).wrapping_add(injection as u32);
+            }
+        }
+        x[place / 4 % 2]
+    };
+    let kept = |i: usize| word(i / size, i % size) >> 1 >= threshold;
+    x.iter().enumerate().map(|(i, x)| if kept(i) { x * scale } else { 0.0 }).collect()
+}
+
 /// What [`adam`] makes.
 pub struct Adam {
     /// The parameters.

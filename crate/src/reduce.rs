@@ -76,6 +76,28 @@ pub fn update_all<const K: usize, const M: usize>(
     }
 }
 
+/// The i-th pair of vectors of y = f(i, that pair), in place.
+#[inline(always)]
+pub fn update_pairs(y: &mut [f32], f: impl Fn(usize, [F32x4; 2]) -> [F32x4; 2]) {
+    const PAIR: usize = 2 * LANES;
+    let apply = |i: usize, y: &mut [f32; PAIR]| {
+        let values = f(i, [F32x4::load(y), F32x4::load(&y[LANES..])]);
+        values[0].store(y);
+        values[1].store(&mut y[LANES..]);
+    };
+    let (pairs, tail) = y.as_chunks_mut::<PAIR>();
+    let whole = pairs.len();
+    for (i, y) in pairs.iter_mut().enumerate() {
+        apply(i, y);
+    }
+    if !tail.is_empty() {
+        let mut padded = [0.0; PAIR];
+        padded[..tail.len()].copy_from_slice(tail);
+        apply(whole, &mut padded);
+        tail.copy_from_slice(&padded[..tail.len()]);
+    }
+}
+
 #[inline(always)]
 fn add_lanes<const K: usize>(sums: &mut [[f64; LANES]; K], values: [F32x4; K], len: usize) {
     for (sums, v) in sums.iter_mut().zip(values) {
@@ -296,6 +318,17 @@ mod tests {
             update_all([&mut a, &mut b], [&x], |[a, b], [x]| [a + x, b - x]);
             assert_eq!(a, x.iter().map(|v| v + v).collect::<Vec<f32>>());
             assert_eq!(b, x.iter().map(|v| 1.0 - v).collect::<Vec<f32>>());
+        }
+    }
+
+    #[test]
+    fn pairs_are_numbered_and_reach_every_element() {
+        for len in 0..40 {
+            let mut y = vec![0.5; len];
+            update_pairs(&mut y, |i, [a, b]| {
+                [a + F32x4::splat(2.0 * i as f32), b + F32x4::splat(2.0 * i as f32 + 1.0)]
+            });
+            assert_eq!(y, (0..len).map(|i| 0.5 + (i / LANES) as f32).collect::<Vec<f32>>());
         }
     }
 

@@ -86,6 +86,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::activation::cases::CASES,
         crate::batchnorm::cases::CASES,
         crate::conv::cases::CASES,
+        crate::dropout::cases::CASES,
         crate::gemm::cases::CASES,
         crate::optim::cases::CASES,
         crate::pool::cases::CASES,

@@ -127,6 +127,11 @@ mod body {
         pub fn splat(value: i32) -> Self {
             Self(i32x4_splat(value))
         }
+        /// Lanes from an array, in order.
+        #[inline(always)]
+        pub fn from_array(a: [i32; 4]) -> Self {
+            Self(i32x4(a[0], a[1], a[2], a[3]))
+        }
         /// Wrapping sum.
         #[inline(always)]
         pub fn wrapping_add(self, b: Self) -> Self {
@@ -147,6 +152,11 @@ mod body {
         pub fn or(self, b: Self) -> Self {
             Self(v128_or(self.0, b.0))
         }
+        /// Bitwise exclusive or.
+        #[inline(always)]
+        pub fn xor(self, b: Self) -> Self {
+            Self(v128_xor(self.0, b.0))
+        }
         /// Shifts left by `bits` (0–31).
         #[inline(always)]
         pub fn shift_left(self, bits: u32) -> Self {
@@ -156,6 +166,11 @@ mod body {
         #[inline(always)]
         pub fn shift_right(self, bits: u32) -> Self {
             Self(i32x4_shr(self.0, bits))
+        }
+        /// Shifts right by `bits` (0–31), zeros coming in.
+        #[inline(always)]
+        pub fn shift_right_logical(self, bits: u32) -> Self {
+            Self(u32x4_shr(self.0, bits))
         }
     }
 
@@ -290,6 +305,11 @@ mod body {
         pub fn splat(value: i32) -> Self {
             Self([value; 4])
         }
+        /// Lanes from an array, in order.
+        #[inline(always)]
+        pub fn from_array(a: [i32; 4]) -> Self {
+            Self(a)
+        }
         /// Wrapping sum.
         #[inline(always)]
         pub fn wrapping_add(self, b: Self) -> Self {
@@ -310,6 +330,11 @@ mod body {
         pub fn or(self, b: Self) -> Self {
             Self(from_fn(|i| self.0[i] | b.0[i]))
         }
+        /// Bitwise exclusive or.
+        #[inline(always)]
+        pub fn xor(self, b: Self) -> Self {
+            Self(from_fn(|i| self.0[i] ^ b.0[i]))
+        }
         /// Shifts left by `bits` (0–31).
         #[inline(always)]
         pub fn shift_left(self, bits: u32) -> Self {
@@ -319,6 +344,11 @@ mod body {
         #[inline(always)]
         pub fn shift_right(self, bits: u32) -> Self {
             Self(self.0.map(|v| v >> bits))
+        }
+        /// Shifts right by `bits` (0–31), zeros coming in.
+        #[inline(always)]
+        pub fn shift_right_logical(self, bits: u32) -> Self {
+            Self(self.0.map(|v| (v.cast_unsigned() >> bits).cast_signed()))
         }
     }
 
@@ -368,6 +398,14 @@ impl F32x4 {
                 y[i] = lane;
             }
         }
+    }
+}
+
+impl I32x4 {
+    /// Rotates each lane left by `bits` (1–31).
+    #[inline(always)]
+    pub fn rotate_left(self, bits: u32) -> Self {
+        self.shift_left(bits).or(self.shift_right_logical(32 - bits))
     }
 }
 

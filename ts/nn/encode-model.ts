@@ -2,6 +2,7 @@ import { encodeSafetensors } from "../formats/safetensors.js";
 import type { Shape } from "../runtime/shape.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
+import { Dropout } from "./layers/dropout.js";
 import type { Weight } from "./parameters.js";
 
 /** What the metadata of a model file say. */
@@ -17,11 +18,14 @@ export interface Encodable {
 
 /** A model as a safetensors file: weights, and in the metadata its layers and update counts. */
 export function encodeModel(model: Encodable): Uint8Array {
-  const norms = model.layers.filter((layer) => layer instanceof BatchNormalization);
+  const updates = model.layers.flatMap((layer): [string, object][] => {
+    if (layer instanceof BatchNormalization) return [[layer.name, layer.updateCount]];
+    return layer instanceof Dropout ? [[layer.name, { updates: layer.steps }]] : [];
+  });
   const config = {
     inputShape: model.inputShape,
     layers: model.layers.map((layer) => layer.getConfig()),
-    updates: Object.fromEntries(norms.map((norm) => [norm.name, norm.updateCount])),
+    updates: Object.fromEntries(updates),
   };
   return encodeSafetensors(model.getWeights(), {
     format: FILE_FORMAT,

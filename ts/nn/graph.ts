@@ -45,3 +45,9 @@ export function cropUnread(nodes: readonly Node[]): readonly Node[] {
   });
   return cropped;
 }
+
+/** A chain without the nodes that do nothing in inference, so that their neighbours stand beside each other. */
+export function withoutIdentities(nodes: readonly Node[]): readonly Node[] {
+  const kept = nodes.filter(({ operation }) => operation.identityInInference !== true);
+  return kept.map((node, i) => ({ ...node, inputs: [i - 1] }));
+}

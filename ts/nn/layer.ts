@@ -1,6 +1,6 @@
 import { checkBoolean, checkOptions, formatValue } from "../runtime/check.js";
 import { StateError, ValueError } from "../runtime/errors.js";
-import type { Constants, Program, Region } from "../runtime/program.js";
+import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
 import type { Shape } from "../runtime/shape.js";
 import type { Initializer } from "./initializers.js";
 
@@ -28,6 +28,8 @@ export interface Emission {
   /** For what depends on variables alone: packed kernels, batch norm's coefficients in inference. */
   readonly constants: Constants;
   readonly batch: number;
+  /** The place of the batch's first sample in the effective batch: 0 unless that is cut into micro-batches. */
+  readonly firstSample: Scalar | number;
   /** The layer's name, for labels and messages. */
   readonly name: string;
   readonly inputShapes: readonly Shape[];
@@ -47,6 +49,8 @@ export interface Trained {
   readonly y: Region;
   /** Batch statistics that wait for the commit. */
   readonly staged?: Staged;
+  /** Counts the step, once its weights have moved. */
+  readonly commit?: () => void;
   /**
    * Appends the backward pass; returns dx for each input, null where it is not wanted. `dy` is the callee's to overwrite;
    * gradients of variables are overwritten, not added to.
@@ -76,6 +80,8 @@ export interface Operation {
   emitInference(emission: Emission, inputs: readonly Region[]): Region;
   /** The part of an input, counted from its first corner, that is read; without this method all of it. */
   inputRead?(input: Shape): Shape;
+  /** Whether `emitInference` returns its input. */
+  readonly identityInInference?: boolean;
   /** Whether a plan may ask for less than the whole output, counted from its first corner. */
   readonly croppable?: boolean;
 }
@@ -169,6 +175,9 @@ export abstract class Layer implements Operation {
     this.#name = this.#given;
     this.#taken = false;
   }
+
+  /** @internal A seed for what the layer draws, from that of the model whose part it became. */
+  seedFrom(_seed: number): void {}
 
   /** Plain JSON, a copy, from which `layers[type](config)` makes the layer again. */
   getConfig(): LayerConfig {

@@ -6,6 +6,7 @@ import { formatShape, sameShape } from "../runtime/shape.js";
 import { FILE_FORMAT, FILE_VERSION } from "./encode-model.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
+import { Dropout } from "./layers/dropout.js";
 import { layers as makers } from "./layers/index.js";
 import { Input } from "./layers/input.js";
 import type { Model } from "./model.js";
@@ -116,12 +117,13 @@ function restore(model: Model, tensors: StoredTensors, updates: Record<string, u
   });
   model.setWeights(weights);
   for (const layer of model.layers) {
-    if (!(layer instanceof BatchNormalization)) continue;
-    const count = updates[layer.name] as { weight?: unknown; updates?: unknown } | undefined;
-    const { weight, updates: number } = count ?? {};
+    const isNorm = layer instanceof BatchNormalization;
+    if (!isNorm && !(layer instanceof Dropout)) continue;
+    const { weight, updates: number } = (updates[layer.name] ?? {}) as { weight?: unknown; updates?: unknown };
     const isWeight = typeof weight === "number" && weight >= 0 && weight <= 1;
     const isCount = typeof number === "number" && Number.isSafeInteger(number) && number >= 0;
-    if (!isWeight || !isCount) throw new FormatError(`the model file has no update count for "${layer.name}"`);
-    layer.updateCount = { weight, updates: number };
+    if (isCount && !isNorm) layer.steps = number;
+    else if (isCount && isWeight && isNorm) layer.updateCount = { weight, updates: number };
+    else throw new FormatError(`the model file has no update count for "${layer.name}"`);
   }
 }

@@ -21,7 +21,7 @@ import { Workspace } from "../runtime/workspace.js";
 import { Breather } from "./breather.js";
 import { encodeModel } from "./encode-model.js";
 import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
-import { chain, cropUnread, type Node } from "./graph.js";
+import { chain, cropUnread, type Node, withoutIdentities } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
@@ -95,6 +95,8 @@ const NOT_IN_CALLBACKS: readonly string[] = ["fit", "trainOnBatch", "compile", "
 const DEFAULT_BATCH = 32;
 // A stream of random numbers of its own: variables have 0, 1, 2…
 const SHUFFLE_STREAM = 0x5eed;
+// And the layers those from here on.
+const LAYER_STREAMS = 0x10000;
 
 /** A chain of layers with their variables. From `sequential()` or `loadModel()`. */
 export class Model {
@@ -132,6 +134,9 @@ export class Model {
     );
     this.#parameters = new Parameters(runtime, wanted);
     this.#parameters.initialize(seed);
+    layers.forEach((layer, i) => {
+      layer.seedFrom(new Random(seed, LAYER_STREAMS + i).bits());
+    });
     const [nodes, parameters, workspace] = [this.#nodes, this.#parameters, new Workspace(runtime)];
     this.#workspace = workspace;
     this.#inference = new Inference({
@@ -334,7 +339,7 @@ export class Model {
     this.#begin("predictor");
     return new Predictor({
       runtime: this.#runtime,
-      nodes: this.#nodes,
+      nodes: withoutIdentities(this.#nodes),
       inputShape: this.inputShape,
       parameters: this.#parameters,
       batchSize: this.#batchSize("predictor", options),

@@ -21,6 +21,8 @@ export interface TrainingPlan {
   /** f64: partial sums of the squared gradients; null when nothing is trained. */
   readonly gradientSquares: Region | null;
   readonly staged: readonly { readonly layer: Layer; readonly statistics: Staged }[];
+  /** Count the step in layers that keep a count. */
+  readonly commits: readonly (() => void)[];
   /** What runs before the check; then come running statistics and the optimizer. */
   readonly backwardEnd: number;
 }
@@ -123,7 +125,8 @@ export function planTraining({
   }
   for (const { statistics } of staged) statistics.emitCommit();
   for (const range of ranges) optimizer.emit(program, range);
-  return { program, input, labels, lossSums, gradientSquares, staged, backwardEnd };
+  const commits = trained.flatMap(({ commit }) => commit ?? []);
+  return { program, input, labels, lossSums, gradientSquares, staged, commits, backwardEnd };
 }
 
 /** Plans an evaluation step. */
@@ -210,6 +213,7 @@ export function emissionFor(
     program,
     constants,
     batch,
+    firstSample: 0,
     name,
     inputShapes: node.inputShapes,
     outputShape: node.outputShape,

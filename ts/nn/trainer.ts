@@ -111,6 +111,7 @@ export class Trainer {
     plan.program.run(runtime, plan.backwardEnd);
     this.#optimizer.commit();
     for (const { statistics } of plan.staged) statistics.commit();
+    for (const commit of plan.commits) commit();
     return sums;
   }
 

@@ -9,6 +9,7 @@
 mod activation;
 mod batchnorm;
 mod conv;
+mod dropout;
 mod gemm;
 mod optim;
 mod pool;

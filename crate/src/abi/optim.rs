@@ -85,3 +85,12 @@ pub fn sum_squares(partials: u32, x: u32, len: u32, chunk: u32, begin: u32, end:
     let (partials, x) = unsafe { (part_mut(partials, &chunks), part(x, &span(begin, end, chunk, len))) };
     optim::sum_squares(partials, x, chunk as usize);
 }
+
+/// sum ← sum + x.
+#[wasm_bindgen]
+pub fn accumulate(sum: u32, x: u32, len: u32, chunk: u32, begin: u32, end: u32) {
+    let elements = span(begin, end, chunk, len);
+    // SAFETY: the promise of crate::abi.
+    let (sum, x) = unsafe { (part_mut(sum, &elements), part(x, &elements)) };
+    optim::accumulate(sum, x);
+}

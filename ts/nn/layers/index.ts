@@ -3,6 +3,7 @@ import { ActivationLayer, type ActivationOptions } from "./activation.js";
 import { BatchNormalization, type BatchNormalizationOptions } from "./batch-normalization.js";
 import { Conv2d, type Conv2dOptions } from "./conv2d.js";
 import { Dense, type DenseOptions } from "./dense.js";
+import { Dropout, type DropoutOptions } from "./dropout.js";
 import { Flatten } from "./flatten.js";
 import { Input, type InputOptions } from "./input.js";
 import { MaxPooling2d, type MaxPooling2dOptions } from "./max-pooling2d.js";
@@ -21,6 +22,8 @@ export const layers = {
   flatten: (options?: LayerOptions) => new Flatten(options),
   /** A fully connected layer over vectors. */
   dense: (options: DenseOptions) => new Dense(options),
+  /** Sets a share of the values to 0 in training. */
+  dropout: (options: DropoutOptions) => new Dropout(options),
   /** An activation as a layer of its own. */
   activation: (options: ActivationOptions) => new ActivationLayer(options),
 };
