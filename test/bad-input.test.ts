@@ -407,6 +407,12 @@ describe("a layer refuses", () => {
       /must be below 2\^32, got 4294967296/,
     ],
     ["a noise shape", () => layers.dropout(wrong({ rate: 0.5, noiseShape: [1] })), NameError, /no option "noiseShape"/],
+    [
+      "countPadding that is no boolean",
+      () => layers.averagePooling2d(wrong({ countPadding: 1 })),
+      ValueError,
+      /^averagePooling2d: countPadding must be true or false, got 1/,
+    ],
   ]);
 
   test("a bad value for trainable later, and keeps the old one", () => {
@@ -476,6 +482,12 @@ describe("sequential refuses", () => {
       () => stack([8, 8, 1], layers.maxPooling2d({ padding: 2 })),
       ShapeError,
       /padding must be smaller than the window of 2×2/,
+    ],
+    [
+      "a global average over vectors",
+      () => stack([8], layers.globalAveragePooling2d()),
+      ShapeError,
+      /globalAveragePooling2d "global_average_pooling2d" expects images \[height,width,channels\], got \[8\] a sample/,
     ],
     [
       "padding that fills a kernel",

@@ -17,6 +17,10 @@ test("a convolution leaves out the row and column that its pooling does not read
   ]);
 });
 
+test("so does one before an average pooling", () => {
+  expect(outputs(13, [conv(), layers.averagePooling2d({ poolSize: 2 })])[0]).toEqual([10, 10, 4]);
+});
+
 test("a pooling that reads everything crops nothing", () => {
   expect(outputs(12, [conv(), layers.maxPooling2d({ poolSize: 2 })])[0]).toEqual([10, 10, 4]);
 });

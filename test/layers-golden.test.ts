@@ -1,7 +1,8 @@
-// Convolution, dense, max pooling and softmax with cross-entropy against Keras 3 in f64. See test/golden/README.md.
+// Convolution, dense, pooling and softmax with cross-entropy against Keras 3 in f64. See test/golden/README.md.
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import type { Layer } from "../ts/nn/layer.js";
 import { ActivationLayer } from "../ts/nn/layers/activation.js";
+import { AveragePooling2d, GlobalAveragePooling2d } from "../ts/nn/layers/average-pooling2d.js";
 import { Conv2d } from "../ts/nn/layers/conv2d.js";
 import { Dense } from "../ts/nn/layers/dense.js";
 import { MaxPooling2d } from "../ts/nn/layers/max-pooling2d.js";
@@ -15,7 +16,13 @@ vi.mock("../ts/wasm/evenkeel_bg.wasm", () => ({ default: new Uint8Array() }));
 
 interface Case {
   readonly name: string;
-  readonly layer: "conv2d" | "dense" | "max_pooling2d" | "softmax_cross_entropy";
+  readonly layer:
+    | "conv2d"
+    | "dense"
+    | "max_pooling2d"
+    | "average_pooling2d"
+    | "global_average_pooling2d"
+    | "softmax_cross_entropy";
   readonly shape: readonly number[];
   /** Keras's. */
   readonly options: {
@@ -40,6 +47,7 @@ const CONVOLUTION = { y: 1.8, dx: 2.2, dkernel: 1.5, dbias: 1.2 };
 const DENSE = { y: 1.3, dx: 0.8, dkernel: 0.8, dbias: 0.5 };
 // The forward pass only chooses. Where windows overlap, gradients are sums of a few.
 const POOLING = { y: 0, dx: 0.7 };
+const AVERAGE = { y: 0.9, dx: 0.5 };
 // The loss is summed in f64: what is left is the exponentials'.
 const SOFTMAX = { loss: 0.05, losses: 0.05, dlogits: 0.7, probabilities: 0.5 };
 
@@ -58,9 +66,10 @@ function expectKeras({ name, shape }: Case, layer: Layer, limits: Readonly<Recor
   expectUnits(runLayer(runtime, layer, given), truth, limits);
 }
 
-test("there are 14 convolutions, 4 dense layers, 11 poolings and 4 losses", () => {
-  const counts = (["conv2d", "dense", "max_pooling2d", "softmax_cross_entropy"] as const).map((l) => of(l).length);
-  expect(counts).toEqual([14, 4, 11, 4]);
+test("there are 14 convolutions, 4 dense layers, 20 poolings and 4 losses", () => {
+  const layers = ["conv2d", "dense", "max_pooling2d", "average_pooling2d", "global_average_pooling2d"] as const;
+  const counts = [...layers, "softmax_cross_entropy" as const].map((layer) => of(layer).length);
+  expect(counts).toEqual([14, 4, 11, 7, 2, 4]);
 });
 
 test.each(of("conv2d"))("conv2d has Keras's output and gradients: $name", (c) => {
@@ -77,6 +86,15 @@ test.each(of("dense"))("dense has Keras's output and gradients: $name", (c) => {
 test.each(of("max_pooling2d"))("maxPooling2d has Keras's output and gradient: $name", (c) => {
   const { pool_size: poolSize, strides, padding } = c.options;
   expectKeras(c, new MaxPooling2d({ poolSize, strides, padding }), POOLING);
+});
+
+test.each(of("average_pooling2d"))("averagePooling2d has Keras's output and gradient: $name", (c) => {
+  const { pool_size: poolSize, strides, padding } = c.options;
+  expectKeras(c, new AveragePooling2d({ poolSize, strides, padding }), AVERAGE);
+});
+
+test.each(of("global_average_pooling2d"))("globalAveragePooling2d has Keras's output and gradient: $name", (c) => {
+  expectKeras(c, new GlobalAveragePooling2d(), AVERAGE);
 });
 
 describe.each(of("softmax_cross_entropy"))("softmax with cross-entropy: $name", ({ name, shape }) => {

@@ -38,6 +38,14 @@ const bare: [Layer, Record<string, unknown>][] = [
     },
   ],
   [layers.maxPooling2d(), { name: "max_pooling2d", poolSize: [2, 2], strides: [2, 2], padding: "valid" }],
+  [
+    layers.averagePooling2d(),
+    {
+      ...{ name: "average_pooling2d", poolSize: [2, 2], strides: [2, 2], padding: "valid" },
+      countPadding: false,
+    },
+  ],
+  [layers.globalAveragePooling2d(), { name: "global_average_pooling2d" }],
   [layers.flatten(), { name: "flatten" }],
   [layers.dropout({ rate: 0.5 }), { name: "dropout", rate: 0.5 }],
   [layers.dense({ units: 4 }), { name: "dense", units: 4, activation: "linear", useBias: true }],
@@ -62,12 +70,15 @@ const conv = {
   } as const),
 };
 const pool = { poolSize: [3, 2], strides: [1, 2], padding: "same" } as const;
+const average = { ...pool, countPadding: true };
 const dense = { units: 3, activation: { type: "clip", min: -1, max: 1 }, useBias: false } as const;
 const own = { name: "mine", trainable: false };
 const full: [string, () => Layer, Record<string, unknown>][] = [
   ["batchNormalization", () => layers.batchNormalization({ ...norm, ...own }), norm],
   ["conv2d", () => layers.conv2d({ ...conv, ...own }), conv],
   ["maxPooling2d", () => layers.maxPooling2d({ ...pool, ...own }), pool],
+  ["averagePooling2d", () => layers.averagePooling2d({ ...average, ...own }), average],
+  ["globalAveragePooling2d", () => layers.globalAveragePooling2d(own), {}],
   ["flatten", () => layers.flatten(own), {}],
   ["dropout", () => layers.dropout({ rate: 0.25, seed: 7, ...own }), { rate: 0.25, seed: 7 }],
   ["dense", () => layers.dense({ ...dense, ...own }), dense],
@@ -220,6 +231,9 @@ describe("shapes", () => {
     ["maxPooling2d", [9, 8, 2], () => layers.maxPooling2d(), [4, 4, 2]],
     ["maxPooling2d, same", [9, 8, 2], () => layers.maxPooling2d({ padding: "same" }), [5, 4, 2]],
     ["maxPooling2d, overlapping", [9, 8, 2], () => layers.maxPooling2d({ poolSize: 3, strides: 1 }), [7, 6, 2]],
+    ["averagePooling2d", [9, 8, 2], () => layers.averagePooling2d(), [4, 4, 2]],
+    ["averagePooling2d, same", [9, 8, 2], () => layers.averagePooling2d({ padding: "same" }), [5, 4, 2]],
+    ["globalAveragePooling2d", [9, 8, 2], () => layers.globalAveragePooling2d(), [2]],
     ["flatten", [9, 8, 2], () => layers.flatten(), [144]],
     ["flatten of a vector", [7], () => layers.flatten(), [7]],
     ["dropout", [9, 8, 2], () => layers.dropout({ rate: 0.5 }), [9, 8, 2]],
@@ -307,4 +321,14 @@ describe("options", () => {
     expect(largest).toBeGreaterThan(0.97 * limit);
     expect(rest.map((data) => [...new Set(data)])).toEqual([[0], [1], [0], [0], [1]]);
   });
+});
+
+test("averagePooling2d counts padding only when told to", async () => {
+  const corner = async (countPadding: boolean) => {
+    const padding = 1;
+    const model = await stack([2, 2, 1], layers.averagePooling2d({ poolSize: 2, strides: 1, padding, countPadding }));
+    return Array.from((await model.predict(Float32Array.of(4, 8, 12, 20))).data);
+  };
+  expect(await corner(false)).toEqual([4, 6, 8, 8, 11, 14, 12, 16, 20]);
+  expect(await corner(true)).toEqual([1, 3, 2, 4, 11, 7, 3, 8, 5]);
 });

@@ -101,6 +101,14 @@ describe("a model that is saved and loaded", () => {
             [1, 0],
           ],
         }),
+        layers.averagePooling2d({
+          poolSize: [1, 2],
+          padding: [
+            [0, 0],
+            [1, 0],
+          ],
+          countPadding: true,
+        }),
         layers.batchNormalization({ onSingleValue: "skipUpdate", activation: "relu6", trainable: false }),
         layers.flatten({ name: "flat" }),
         layers.dense({ units: 5, activation: "gelu" }),

@@ -152,6 +152,8 @@ describe("NaN or infinity", () => {
         "max pooling over overlapping windows",
         () => [layers.maxPooling2d({ poolSize: 3, strides: 1, padding: "same" }), ...head()],
       ],
+      ["average pooling", () => [layers.averagePooling2d({ poolSize: 3, strides: 2, padding: "same" }), ...head()]],
+      ["global average pooling", () => [layers.globalAveragePooling2d(), softmax()]],
       [
         "layers that are not trained",
         () => [

@@ -21,6 +21,7 @@
 #[cfg(target_arch = "wasm32")]
 mod abi;
 pub mod activation;
+pub mod average_pool;
 pub mod batchnorm;
 pub mod conv;
 pub mod dropout;

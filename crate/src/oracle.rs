@@ -161,6 +161,37 @@ pub fn max_pool_gradient(dy: &[f64], x: &[f64], pool: Pool) -> Vec<f64> {
         .collect()
 }
 
+/// For each window of one image, in the order of y, what its sum is divided by: its positions inside the image, or all.
+fn divisors(pool: Pool, count_padding: bool) -> Vec<f64> {
+    let mut inside = vec![0.0; pool.output_len()];
+    windows(pool).for_each(|[_, to]| inside[to] += 1.0);
+    inside.iter().map(|&n| if count_padding { (pool.pool_h * pool.pool_w) as f64 } else { n }).collect()
+}
+
+/// The mean of each window.
+pub fn average_pool(x: &[f64], pool: Pool, count_padding: bool) -> Vec<f64> {
+    let divisors = divisors(pool, count_padding);
+    x.chunks_exact(pool.input_len())
+        .flat_map(|x| {
+            let mut y = vec![0.0; pool.output_len()];
+            windows(pool).for_each(|[from, to]| y[to] += x[from]);
+            y.iter().zip(&divisors).map(|(sum, n)| sum / n).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// dx of average pooling: an equal share of dy to each position of a window.
+pub fn average_pool_gradient(dy: &[f64], pool: Pool, count_padding: bool) -> Vec<f64> {
+    let divisors = divisors(pool, count_padding);
+    dy.chunks_exact(pool.output_len())
+        .flat_map(|dy| {
+            let mut dx = vec![0.0; pool.input_len()];
+            windows(pool).for_each(|[from, to]| dx[from] += dy[to] / divisors[to]);
+            dx
+        })
+        .collect()
+}
+
 /// C = A·B for A \[m\]\[k\] and B \[k\]\[n\].
 pub fn matrix_product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
     let (m, n) = (a.len() / k, b.len() / k);

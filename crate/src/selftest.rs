@@ -84,6 +84,7 @@ impl Check {
 pub fn cases() -> Vec<&'static Case> {
     let families = [
         crate::activation::cases::CASES,
+        crate::average_pool::cases::CASES,
         crate::batchnorm::cases::CASES,
         crate::conv::cases::CASES,
         crate::dropout::cases::CASES,

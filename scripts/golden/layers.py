@@ -1,4 +1,4 @@
-"""Convolution, dense, max pooling and softmax with cross-entropy, one layer at a time, with gradients."""
+"""Convolution, dense, pooling and softmax with cross-entropy, one layer at a time, with gradients."""
 
 import keras
 import numpy as np
@@ -6,7 +6,13 @@ import tensorflow as tf
 
 from .common import assert_near, deviation, normal, precision, save
 
-KERAS = {"conv2d": keras.layers.Conv2D, "dense": keras.layers.Dense, "max_pooling2d": keras.layers.MaxPooling2D}
+KERAS = {
+    "conv2d": keras.layers.Conv2D,
+    "dense": keras.layers.Dense,
+    "max_pooling2d": keras.layers.MaxPooling2D,
+    "average_pooling2d": keras.layers.AveragePooling2D,
+    "global_average_pooling2d": keras.layers.GlobalAveragePooling2D,
+}
 
 
 def conv(name, shape, filters, kernel_size, **options):
@@ -21,6 +27,14 @@ def dense(name, shape, units, **options):
 def pool(name, shape, pool_size, inputs="normal", **options):
     options = {"pool_size": pool_size, **options}
     return {"name": name, "layer": "max_pooling2d", "shape": shape, "inputs": inputs, "options": options}
+
+
+def average(name, shape, pool_size, **options):
+    return {"name": name, "layer": "average_pooling2d", "shape": shape, "options": {"pool_size": pool_size, **options}}
+
+
+def global_average(name, shape):
+    return {"name": name, "layer": "global_average_pooling2d", "shape": shape, "options": {}}
 
 
 CASES = [
@@ -55,6 +69,16 @@ CASES = [
     pool("pool_ties", (2, 6, 6, 3), 2, inputs="few_values"),
     pool("pool_ties_overlap", (1, 7, 7, 2), 3, inputs="few_values", strides=2),
     pool("pool_constant", (1, 4, 4, 2), 2, inputs="zero"),
+    average("average_valid", (2, 6, 4, 3), 2),
+    average("average_valid_leftover", (2, 7, 5, 5), 2),
+    # 'same' does not count what it pads: windows at the border are means of fewer pixels.
+    average("average_same_leftover", (2, 7, 5, 2), 2, padding="same"),
+    average("average_overlap", (2, 7, 8, 3), 3, strides=2),
+    average("average_overlap_same", (1, 6, 7, 4), 3, strides=2, padding="same"),
+    average("average_gaps", (1, 8, 7, 2), 2, strides=3),
+    average("average_stride1_same", (1, 5, 4, 9), (2, 3), strides=1, padding="same"),
+    global_average("global_average", (3, 7, 5, 6)),
+    global_average("global_average_one_pixel", (2, 1, 1, 3)),
 ]
 
 
@@ -99,8 +123,8 @@ def shapes_of(case):
     return {w.name: w.shape for w in layer.weights}, layer.compute_output_shape(case["shape"])
 
 
-def pool_formula(case, x, dy):
-    """Max pooling and its gradient window by window: the first of several largest values takes the gradient."""
+def windows(case, x, dy):
+    """For each output value its index and the slices of its window, without what lies outside the image."""
     options = case["options"]
     pool_h, pool_w = np.broadcast_to(options["pool_size"], 2)
     stride_h, stride_w = np.broadcast_to(options.get("strides", options["pool_size"]), 2)
@@ -108,15 +132,43 @@ def pool_formula(case, x, dy):
     same = options.get("padding") == "same"
     top = max((out_h - 1) * stride_h + pool_h - in_h, 0) // 2 if same else 0
     left = max((out_w - 1) * stride_w + pool_w - in_w, 0) // 2 if same else 0
-    y, dx = np.empty(dy.shape), np.zeros(x.shape)
     for n, i, j, c in np.ndindex(dy.shape):
         rows = slice(max(i * stride_h - top, 0), min(i * stride_h - top + pool_h, in_h))
         columns = slice(max(j * stride_w - left, 0), min(j * stride_w - left + pool_w, in_w))
-        window = x[n, rows, columns, c]
+        yield (n, i, j, c), (n, rows, columns, c)
+
+
+def max_formula(case, x, dy):
+    """Max pooling and its gradient window by window: the first of several largest values takes the gradient."""
+    y, dx = np.empty(dy.shape), np.zeros(x.shape)
+    for at, inside in windows(case, x, dy):
+        window = x[inside]
         first = np.unravel_index(window.argmax(), window.shape)
-        y[n, i, j, c] = window[first]
-        dx[n, rows, columns, c][first] += dy[n, i, j, c]
+        y[at] = window[first]
+        dx[inside][first] += dy[at]
     return {"y": y, "dx": dx}
+
+
+def average_formula(case, x, dy):
+    """Average pooling and its gradient window by window."""
+    x, y, dx = np.float64(x), np.empty(dy.shape), np.zeros(x.shape)
+    for at, inside in windows(case, x, dy):
+        y[at] = x[inside].mean()
+        dx[inside] += np.float64(dy[at]) / x[inside].size
+    return {"y": y, "dx": dx}
+
+
+def global_average_formula(_case, x, dy):
+    x, dy = np.float64(x), np.float64(dy)
+    pixels = x.shape[1] * x.shape[2]
+    return {"y": x.mean((1, 2)), "dx": np.broadcast_to(dy[:, None, None] / pixels, x.shape)}
+
+
+FORMULAS = {
+    "max_pooling2d": max_formula,
+    "average_pooling2d": average_formula,
+    "global_average_pooling2d": global_average_formula,
+}
 
 
 def run_softmax(logits, labels, dtype):
@@ -170,7 +222,7 @@ def write(path, _mnist):
         weights = {name: normal(rng, shape, 0.5) for name, shape in weight_shapes.items()}
         dy = normal(rng, y_shape)
         truth, single = (run_layer(case, weights, x, dy, dtype) for dtype in ("float64", "float32"))
-        formula = pool_formula(case, x, dy) if case["layer"] == "max_pooling2d" else {}
+        formula = FORMULAS.get(case["layer"], lambda *_: {})(case, x, dy)
         add(case, {"x": x, **weights, "dy": dy}, truth, single, formula)
 
     for index, (name, make) in enumerate(LOGITS.items()):

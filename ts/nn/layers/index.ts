@@ -1,5 +1,6 @@
 import type { LayerOptions } from "../layer.js";
 import { ActivationLayer, type ActivationOptions } from "./activation.js";
+import { AveragePooling2d, type AveragePooling2dOptions, GlobalAveragePooling2d } from "./average-pooling2d.js";
 import { BatchNormalization, type BatchNormalizationOptions } from "./batch-normalization.js";
 import { Conv2d, type Conv2dOptions } from "./conv2d.js";
 import { Dense, type DenseOptions } from "./dense.js";
@@ -18,6 +19,10 @@ export const layers = {
   conv2d: (options: Conv2dOptions) => new Conv2d(options),
   /** The maximum of each window. */
   maxPooling2d: (options?: MaxPooling2dOptions) => new MaxPooling2d(options),
+  /** The mean of each window; padding is not counted. */
+  averagePooling2d: (options?: AveragePooling2dOptions) => new AveragePooling2d(options),
+  /** The mean of each channel of an image. */
+  globalAveragePooling2d: (options?: LayerOptions) => new GlobalAveragePooling2d(options),
   /** Samples of any shape to vectors. */
   flatten: (options?: LayerOptions) => new Flatten(options),
   /** A fully connected layer over vectors. */
