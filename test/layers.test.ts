@@ -24,7 +24,8 @@ const bare: [Layer, Record<string, unknown>][] = [
     layers.batchNormalization(),
     {
       ...{ name: "batch_normalization", axis: -1, momentum: 0.99, epsilon: 1e-3, center: true, scale: true },
-      ...{ debias: true, varianceRule: "biased", onSingleValue: "error", activation: "linear" },
+      ...{ debias: true, varianceRule: "biased", groupSize: null, groupVariance: "mean" },
+      ...{ onSingleValue: "error", activation: "linear" },
       ...{ gammaInitializer: "ones", betaInitializer: "zeros" },
       ...{ movingMeanInitializer: "zeros", movingVarianceInitializer: "ones" },
       parametersTrainable: true,
@@ -58,6 +59,7 @@ const norm = {
   ...({ varianceRule: "unbiased", onSingleValue: "skipUpdate", activation: { type: "elu", alpha: 0.5 } } as const),
   ...({ gammaInitializer: 2, betaInitializer: "ones", movingMeanInitializer: [0, 1, 2, 3, 4, 5, 6, 7, 8] } as const),
   movingVarianceInitializer: 3,
+  ...({ groupSize: 2, groupVariance: "merged" } as const),
   parametersTrainable: false,
 } as const;
 const conv = {

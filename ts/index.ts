@@ -6,10 +6,11 @@ export type {
   StatisticsGradients,
 } from "./batchnorm/external.js";
 export type { InitialValues } from "./batchnorm/initial.js";
-export { BatchNorm, type BatchNormOpOptions, type Parameter } from "./batchnorm/op.js";
+export { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
 export type { BatchNormConfig, BatchNormOptions } from "./batchnorm/options.js";
 export type { BatchNormState } from "./batchnorm/states.js";
 export { merge, type Statistics, type StatisticsOptions } from "./batchnorm/statistics.js";
+export type { Parameter } from "./batchnorm/variables.js";
 export type { Labels, Samples } from "./data/arrays.js";
 export { type Dataset, type IdxImages, parseIdxImages, parseIdxLabels } from "./data/idx.js";
 export { Evenkeel, load } from "./evenkeel.js";

@@ -1,5 +1,6 @@
 import type { ActivationCode } from "../runtime/activation.js";
 import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
+import type { Group, Groups } from "./groups.js";
 import type { Partition } from "./layout.js";
 
 /** What the core reads and writes besides the data; null where the batch norm has none. */
@@ -14,10 +15,26 @@ export interface BatchNormRegions {
 
 export interface CoreSettings {
   readonly name: string;
-  readonly cut: Partition;
+  readonly groups: Groups;
   readonly epsilon: number;
   readonly activation: ActivationCode;
   readonly regions: BatchNormRegions;
+  /** Which variance moves the running one: the count-weighted mean of the groups', or that of all values. */
+  readonly groupVariance: "mean" | "merged";
+  /** What a biased variance of so many values is multiplied with before it moves the running variance. */
+  readonly correction: (count: number) => number;
+}
+
+/** A group and what it is normalised with. */
+interface StatisticsSet {
+  readonly group: Group;
+  /** f64: mean[channels], m2[channels]. */
+  readonly triple: Region;
+  /** Values behind the triple's m2: the group's count, or 1 for running statistics. */
+  readonly count: number;
+  /** Whether the triple is a function of x, so that gradients flow through it. */
+  readonly fromBatch: boolean;
+  readonly coefficients: Region;
 }
 
 /**
@@ -25,68 +42,70 @@ export interface CoreSettings {
  * crate/src/batchnorm/mod.rs.
  */
 export class BatchNormCore {
-  /** The batch's statistics, f64: mean[channels], m2[channels]. */
+  /** What moves the running statistics, f64: mean[channels], m2[channels]. */
   readonly triple: Region;
   /** u32: how many channels have statistics that are not finite. */
   readonly notFinite: Region;
   readonly #program: Program;
   readonly #constants: Constants;
   readonly #settings: CoreSettings;
-  readonly #coefficients: Region;
-  /** Values behind the triple's m2: the batch's count, or 1 for running statistics. */
-  #tripleCount = 1;
-  /** Whether the triple is a function of x, so that gradients flow through it. */
-  #fromBatch = false;
+  readonly #channels: number;
+  /** What the calls after the statistics work with. */
+  #sets: readonly StatisticsSet[] = [];
 
   constructor(program: Program, settings: CoreSettings, constants: Constants = program.constants) {
-    const { name, cut } = settings;
     this.#program = program;
     this.#constants = constants;
     this.#settings = settings;
-    this.triple = constants.region(`${name}/statistics`, 16 * cut.channels);
-    this.notFinite = program.workspace(`${name}/not finite`, 4);
-    this.#coefficients = constants.region(`${name}/coefficients`, 12 * cut.channels);
+    this.#channels = settings.groups.whole.cut.channels;
+    this.triple = constants.region(`${settings.name}/statistics`, 16 * this.#channels);
+    this.notFinite = program.workspace(`${settings.name}/not finite`, 4);
   }
 
-  /** The batch's statistics of x. */
+  /** The statistics of x, group by group. */
   batchStatistics(x: Region): void {
-    const { name, cut } = this.#settings;
-    emitStatistics(this.#program, { name, cut, triple: this.triple, notFinite: this.notFinite }, x);
-    this.#tripleCount = cut.count;
-    this.#fromBatch = true;
-    this.#formCoefficients(this.#program);
+    const { name, groups } = this.#settings;
+    const { parts } = groups;
+    const alone = parts.length === 1;
+    this.#sets = parts.map((group, i) => {
+      const label = alone ? name : `${name}/group ${i}`;
+      const triple = alone ? this.triple : this.#program.workspace(`${label}/statistics`, 16 * this.#channels);
+      const { cut } = group;
+      emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, partOf(x, group));
+      return this.#formCoefficients(this.#program.constants, { group, triple, count: cut.count, fromBatch: true });
+    });
+    if (!alone) this.#mergeGroups();
   }
 
   /** Statistics of `count` values a channel that are written to `triple` from outside, before the calls that follow. */
   givenStatistics(count: number): void {
     this.#program.touch(this.triple);
-    this.#tripleCount = count;
-    this.#fromBatch = true;
-    this.#formCoefficients(this.#program);
+    const set = { group: this.#settings.groups.whole, triple: this.triple, count, fromBatch: true };
+    this.#sets = [this.#formCoefficients(this.#program.constants, set)];
   }
 
   /** The running statistics in place of a batch's. */
   runningStatistics(): void {
-    const { cut, regions } = this.#settings;
+    const { groups, regions } = this.#settings;
     const { runningMean, runningVariance } = regions;
-    this.#constants.program.call("bn_running_triple", 1, this.triple, runningMean, runningVariance, cut.channels);
-    this.#tripleCount = 1;
-    this.#fromBatch = false;
-    this.#formCoefficients(this.#constants.program);
+    this.#constants.program.call("bn_running_triple", 1, this.triple, runningMean, runningVariance, this.#channels);
+    const set = { group: groups.whole, triple: this.triple, count: 1, fromBatch: false };
+    this.#sets = [this.#formCoefficients(this.#constants, set)];
   }
 
   /** y = f(γ·x̂ + β) with the statistics that were taken last. */
   normalize(y: Region, x: Region): void {
-    const { cut, activation } = this.#settings;
-    const { channels } = cut;
-    const k = this.#coefficients;
-    const { kind, p0, p1 } = activation;
-    if (cut.kind === "rows") {
-      this.#program.call("bn_rows_normalize", cut.chunks, y, x, k, cut.outer, channels, cut.unit, kind, p0, p1);
-    } else {
-      const { inner, unit, chunk, chunks } = cut;
-      const parts = partCount(cut);
-      this.#program.call("bn_runs_normalize", chunks, y, x, k, channels, inner, unit, parts, chunk, kind, p0, p1);
+    const { kind, p0, p1 } = this.#settings.activation;
+    for (const { group, coefficients: k } of this.#sets) {
+      const { cut } = group;
+      const [to, from] = [partOf(y, group), partOf(x, group)];
+      const { channels, outer, inner, unit, chunk, chunks } = cut;
+      if (cut.kind === "rows") {
+        this.#program.call("bn_rows_normalize", chunks, to, from, k, outer, channels, unit, kind, p0, p1);
+      } else {
+        const parts = partCount(cut);
+        this.#program.call("bn_runs_normalize", chunks, to, from, k, channels, inner, unit, parts, chunk, kind, p0, p1);
+      }
     }
   }
 
@@ -96,13 +115,77 @@ export class BatchNormCore {
     this.gradientFromSums(dx, dy, x, sums);
   }
 
-  /** Σdz and Σdz·x̂, f64: [channels] each. */
+  /** Σdz and Σdz·x̂, f64: [groups][2][channels]. */
   gradientSums(dy: Region, x: Region): Region {
-    const { name, cut, epsilon, activation } = this.#settings;
+    const { name } = this.#settings;
+    const bytes = 16 * this.#channels;
+    const sums = this.#program.workspace(`${name}/sums`, bytes * this.#sets.length);
+    this.#sets.forEach((set, i) => {
+      this.#groupSums(sums.part(`${name}/sums`, bytes * i, bytes), partOf(dy, set.group), partOf(x, set.group), set);
+    });
+    return sums;
+  }
+
+  /** dγ, dβ and, unless null, dx from the sums over every value that the statistics were taken of. */
+  gradientFromSums(dx: Region | null, dy: Region, x: Region, sums: Region): void {
+    const { name, regions } = this.#settings;
+    const { gammaGradient, betaGradient } = regions;
+    const [program, channels] = [this.#program, this.#channels];
+    if (gammaGradient !== null || betaGradient !== null) {
+      const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#sets.length];
+      program.call("bn_parameter_gradients", 1, dgamma, dbeta, sums, groups, channels);
+    }
+    if (dx === null) return;
+    const bytes = 16 * channels;
+    this.#sets.forEach((set, i) => {
+      const own = sums.part(`${name}/sums`, bytes * i, bytes);
+      const { group } = set;
+      this.#inputGradient(partOf(dx, group), partOf(dy, group), partOf(x, group), own, set);
+    });
+  }
+
+  /** Moves the running statistics towards the batch's. */
+  updateRunning(rate: Scalar | number): void {
+    const { regions, groupVariance, correction } = this.#settings;
+    const { runningMean, runningVariance } = regions;
+    const count = this.#sets.reduce((sum, set) => sum + set.count, 0);
+    // Groups whose variances are averaged were corrected each on its own.
+    const factor = this.#sets.length > 1 && groupVariance === "mean" ? 1 : correction(count);
+    const [triple, channels] = [this.triple, this.#channels];
+    this.#program.call("bn_update_running", 1, runningMean, runningVariance, triple, channels, count, rate, factor);
+  }
+
+  /** The groups' triples as the one that moves the running statistics. */
+  #mergeGroups(): void {
+    const { groupVariance, correction } = this.#settings;
+    const merged = groupVariance === "merged";
+    let before = 0;
+    for (const { triple, count } of this.#sets) {
+      const factor = merged ? 1 : correction(count);
+      const [total, channels] = [this.triple, this.#channels];
+      const args = [channels, before, count, factor, merged ? 1 : 0] as const;
+      this.#program.call("bn_merge_group", 1, total, this.notFinite, triple, ...args);
+      before += count;
+    }
+  }
+
+  /** The coefficients of the normalisation, in the place that has the statistics. */
+  #formCoefficients({ program, region }: Constants, set: Omit<StatisticsSet, "coefficients">): StatisticsSet {
+    const { name, epsilon, regions } = this.#settings;
+    const { gamma, beta } = regions;
+    const coefficients = region(`${name}/coefficients`, 12 * this.#channels);
+    const { triple, count } = set;
+    const [channels, k] = [this.#channels, coefficients];
+    program.call("bn_coefficients", 1, k, triple, gamma ?? 0, beta ?? 0, channels, count, epsilon);
+    return { ...set, coefficients };
+  }
+
+  #groupSums(sums: Region, dy: Region, x: Region, { group, triple, count, coefficients: k }: StatisticsSet): void {
+    const { name, epsilon, activation } = this.#settings;
     const { kind, p0, p1 } = activation;
+    const { cut } = group;
     const { channels, outer, inner, unit, chunk, chunks, outerParts, pieces, last } = cut;
     const program = this.#program;
-    const k = this.#coefficients;
     const parts = program.workspace(`${name}/gradient sums`, partBytes(cut));
     if (cut.kind === "rows") {
       program.call("bn_rows_gradient_sums", chunks, parts, dy, x, k, outer, channels, unit, kind, p0, p1);
@@ -110,95 +193,26 @@ export class BatchNormCore {
       const total = partCount(cut);
       program.call("bn_runs_gradient_sums", chunks, parts, dy, x, k, channels, inner, unit, total, chunk, kind, p0, p1);
     }
-    const sums = program.workspace(`${name}/sums`, 16 * channels);
-    const count = this.#tripleCount;
-    program.call(
-      "bn_merge_sums",
-      1,
-      sums,
-      parts,
-      this.triple,
-      outerParts,
-      channels,
-      pieces,
-      unit,
-      last,
-      count,
-      epsilon,
-    );
-    return sums;
+    const layout = [outerParts, channels, pieces, unit, last] as const;
+    program.call("bn_merge_sums", 1, sums, parts, triple, ...layout, count, epsilon);
   }
 
-  /** dγ, dβ and, unless null, dx from the sums over every value that the statistics were taken of. */
-  gradientFromSums(dx: Region | null, dy: Region, x: Region, sums: Region): void {
-    const { name, cut, epsilon, activation, regions } = this.#settings;
+  #inputGradient(dx: Region, dy: Region, x: Region, sums: Region, set: StatisticsSet): void {
+    const { name, epsilon, activation } = this.#settings;
     const { kind, p0, p1 } = activation;
+    const { group, triple, count, fromBatch, coefficients: k } = set;
+    const { cut } = group;
     const { channels, outer, inner, unit, chunk, chunks } = cut;
     const program = this.#program;
-    const k = this.#coefficients;
     const tables = program.workspace(`${name}/gradient coefficients`, 8 * channels);
-    program.call(
-      "bn_gradient_coefficients",
-      1,
-      tables,
-      regions.gammaGradient ?? 0,
-      regions.betaGradient ?? 0,
-      sums,
-      this.triple,
-      channels,
-      this.#tripleCount,
-      epsilon,
-      this.#fromBatch ? 1 : 0,
-    );
-    if (dx === null) return;
+    const scalars = [channels, count, epsilon, fromBatch ? 1 : 0] as const;
+    program.call("bn_gradient_coefficients", 1, tables, sums, triple, ...scalars);
     if (cut.kind === "rows") {
       program.call("bn_rows_input_gradient", chunks, dx, dy, x, k, tables, outer, channels, unit, kind, p0, p1);
     } else {
-      const total = partCount(cut);
-      program.call(
-        "bn_runs_input_gradient",
-        chunks,
-        dx,
-        dy,
-        x,
-        k,
-        tables,
-        channels,
-        inner,
-        unit,
-        total,
-        chunk,
-        kind,
-        p0,
-        p1,
-      );
+      const layout = [channels, inner, unit, partCount(cut), chunk] as const;
+      program.call("bn_runs_input_gradient", chunks, dx, dy, x, k, tables, ...layout, kind, p0, p1);
     }
-  }
-
-  /** Moves the running statistics towards the batch's. */
-  updateRunning(rate: Scalar | number, correction: number): void {
-    const { cut, regions } = this.#settings;
-    const { runningMean, runningVariance } = regions;
-    const { channels } = cut;
-    this.#program.call(
-      "bn_update_running",
-      1,
-      runningMean,
-      runningVariance,
-      this.triple,
-      channels,
-      this.#tripleCount,
-      rate,
-      correction,
-    );
-  }
-
-  /** The coefficients of the normalisation, in the program that has the statistics. */
-  #formCoefficients(program: Program): void {
-    const { cut, epsilon, regions } = this.#settings;
-    const { gamma, beta } = regions;
-    const [k, count] = [this.#coefficients, this.#tripleCount];
-    program.call("bn_coefficients", 1, k, this.triple, gamma ?? 0, beta ?? 0, cut.channels, count, epsilon);
   }
 }
 
@@ -217,6 +231,12 @@ export function emitStatistics(
     program.call("bn_runs_statistics", chunks, parts, x, channels, inner, unit, partCount(cut), chunk);
   }
   program.call("bn_merge", 1, triple, notFinite, parts, outerParts, channels, pieces, unit, last);
+}
+
+/** What a group has of a tensor. */
+function partOf(tensor: Region, { begin, length }: Group): Region {
+  if (begin === 0 && 4 * length === tensor.bytes) return tensor;
+  return tensor.part(tensor.label, 4 * begin, 4 * length);
 }
 
 function partCount(cut: Partition): number {

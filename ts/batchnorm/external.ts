@@ -5,8 +5,8 @@ import type { Runtime } from "../runtime/runtime.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { BatchNormCore, type BatchNormRegions } from "./core.js";
+import { type Groups, groupsOf } from "./groups.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
-import { type Partition, partition } from "./layout.js";
 import { activationOf, type BatchNormConfig } from "./options.js";
 import { Outputs } from "./outputs.js";
 import type { RunningRule } from "./running.js";
@@ -86,11 +86,11 @@ export class ExternalStatistics {
   forward(request: ForwardWithRequest): Tensor {
     const what = this.#check("forwardWith", request, ["x", "stats", "out"]);
     const { x, stats, out } = request;
-    const cut = this.#checkInput(what, x, stats);
+    const groups = this.#checkInput(what, x, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const y = out ?? this.#outputs.of(x.shape).y;
     checkApart(what, y, { x });
-    this.#run(cut, { stats }, (core) => {
+    this.#run(groups, { stats }, (core) => {
       core.normalize(regionOf("y", y), regionOf("x", x));
       return undefined;
     });
@@ -105,13 +105,13 @@ export class ExternalStatistics {
   backwardWith(request: BackwardWithRequest): Tensor {
     const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "out"]);
     const { x, dy, stats, sums, out } = request;
-    const cut = this.#checkInput(what, x, stats);
+    const groups = this.#checkInput(what, x, stats);
     this.#checkTensorLike(what, "dy", dy, x);
     this.#checkSums(what, sums, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const dx = out ?? this.#outputs.of(x.shape).dx;
     checkApart(what, dx, { x, dy });
-    this.#run(cut, { stats, sums }, (core, total) => {
+    this.#run(groups, { stats, sums }, (core, total) => {
       core.gradientFromSums(regionOf("dx", dx), regionOf("dy", dy), regionOf("x", x), total);
       return undefined;
     });
@@ -142,9 +142,9 @@ export class ExternalStatistics {
       );
     }
     // Running statistics have no layout: any cut of this many channels serves.
-    const cut = partition({ outer: 1, channels: features, inner: 1 });
-    this.#run(cut, { stats }, (core) => {
-      core.updateRunning(rule.rate, rule.correction(count));
+    const groups = groupsOf({ outer: 1, channels: features, inner: 1 }, 1, null);
+    this.#run(groups, { stats }, (core) => {
+      core.updateRunning(rule.rate);
       return undefined;
     });
     rule.commit();
@@ -156,10 +156,10 @@ export class ExternalStatistics {
   }
 
   #reduce(what: string, { x, dy, stats }: BackwardReduceRequest): GradientSums {
-    const cut = this.#checkInput(what, x, stats);
+    const groups = this.#checkInput(what, x, stats);
     this.#checkTensorLike(what, "dy", dy, x);
-    const { channels, count } = cut;
-    const sums = this.#run(cut, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
+    const { channels, count } = groups.whole.cut;
+    const sums = this.#run(groups, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
     return { count, sumDy: sums.slice(0, channels), sumDyXhat: sums.slice(channels) };
   }
 
@@ -168,20 +168,22 @@ export class ExternalStatistics {
    * sums.
    */
   #run(
-    cut: Partition,
+    groups: Groups,
     { stats, sums }: { readonly stats: Statistics; readonly sums?: GradientSums },
     emit: (core: BatchNormCore, total: Region) => Region | undefined,
   ): Float64Array {
-    const { name, what, config, regions } = this.#owner;
+    const { name, what, features, config, rule, regions } = this.#owner;
     const program = new Program();
     const core = new BatchNormCore(program, {
       name,
-      cut,
+      groups,
       epsilon: this.#epsilon,
       activation: activationOf(what, config),
       regions: { ...regions, gammaGradient: null, betaGradient: null },
+      groupVariance: config.groupVariance,
+      correction: (count) => rule.correction(count),
     });
-    const total = program.workspace(`${name}/given sums`, 16 * cut.channels);
+    const total = program.workspace(`${name}/given sums`, 16 * features);
     // Before the first call: it is written before all of them.
     if (sums !== undefined) program.touch(total);
     core.givenStatistics(stats.count);
@@ -212,12 +214,12 @@ export class ExternalStatistics {
     return what;
   }
 
-  #checkInput(what: string, x: Tensor, stats: Statistics): Partition {
+  #checkInput(what: string, x: Tensor, stats: Statistics): Groups {
     const { features, config } = this.#owner;
     checkTensor(what, "x", x, this.#runtime);
-    const cut = checkChannels(this.#owner.what, x, config.axis, features);
+    const axes = checkChannels(this.#owner.what, x, config.axis, features);
     checkStatistics(`${what}: stats`, stats, { channels: features, least: 1 });
-    return cut;
+    return groupsOf(axes, 1, null);
   }
 
   #checkTensorLike(what: string, name: string, tensor: Tensor, x: Tensor): void {

@@ -3,7 +3,7 @@ import { ShapeError, ValueError } from "../runtime/errors.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sameShape } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
-import { type Partition, partition, splitAxes } from "./layout.js";
+import { type Axes, splitAxes } from "./layout.js";
 
 /**
  * The address of a tensor that is alive, in this memory.
@@ -29,8 +29,8 @@ export function checkSameShape(owner: string, what: string, tensor: Tensor, whos
   throw new ShapeError(`${owner}: ${what} must have the shape of ${whose}, ${want}, got ${got}`);
 }
 
-/** How x is cut. @throws {ShapeError} unless it has `features` channels on the axis. */
-export function checkChannels(owner: string, x: Tensor, axis: number, features: number): Partition {
+/** The axes of x around its channels. @throws {ShapeError} unless it has `features` channels on the axis. */
+export function checkChannels(owner: string, x: Tensor, axis: number, features: number): Axes {
   const axes = splitAxes(owner, x.shape, axis);
   if (axes.channels !== features) {
     throw new ShapeError(
@@ -38,5 +38,5 @@ export function checkChannels(owner: string, x: Tensor, axis: number, features: 
         `${formatShape(x.shape)}; set features: ${axes.channels}, or another axis`,
     );
   }
-  return partition(axes);
+  return axes;
 }

@@ -1,12 +1,11 @@
 import { checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
-import { Program, Region, Scalar } from "../runtime/program.js";
+import { Scalar } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
-import { Tensor } from "../runtime/tensor.js";
+import { formatShape, type Shape } from "../runtime/shape.js";
+import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
-import { BatchNormCore, type BatchNormRegions } from "./core.js";
 import {
   type BackwardReduceRequest,
   type BackwardWithRequest,
@@ -15,9 +14,8 @@ import {
   type GradientSums,
   type StatisticsGradients,
 } from "./external.js";
-import { fillInitial } from "./initial.js";
+import { type Groups, groupsOf, leastCount } from "./groups.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
-import type { Partition } from "./layout.js";
 import {
   activationOf,
   type BatchNormConfig,
@@ -27,9 +25,11 @@ import {
   checkInitializers,
 } from "./options.js";
 import { Outputs } from "./outputs.js";
+import { type Plan, planStep } from "./plan.js";
 import { RunningRule } from "./running.js";
 import { type BatchNormState, requireCall, ruleOf, type StateRule, TRANSITIONS } from "./states.js";
 import type { Statistics } from "./statistics.js";
+import { type Parameter, Variables } from "./variables.js";
 
 /** Options of `ek.batchNorm`. */
 export interface BatchNormOpOptions extends BatchNormOptions {
@@ -37,30 +37,6 @@ export interface BatchNormOpOptions extends BatchNormOptions {
   readonly features: number;
   /** For error messages. Default "batch_norm". */
   readonly name?: string;
-}
-
-/** A trainable vector and its gradient, both [features]. */
-export interface Parameter {
-  readonly value: Tensor;
-  /** Overwritten by each `backward`. */
-  readonly grad: Tensor;
-}
-
-/** A shape, state and batch made ready to run. */
-interface Plan {
-  readonly rule: StateRule;
-  readonly shape: Shape;
-  readonly cut: Partition;
-  readonly program: Program;
-  readonly core: BatchNormCore;
-  readonly x: Region;
-  readonly y: Region;
-  readonly dy: Region;
-  readonly dx: Region;
-  /** Ends of the sections in the program. */
-  readonly statisticsEnd: number;
-  readonly forwardEnd: number;
-  readonly commitEnd: number;
 }
 
 /**
@@ -86,9 +62,7 @@ export class BatchNorm {
   readonly #what: string;
   readonly #rule: RunningRule;
   readonly #rate = new Scalar(0);
-  readonly #regions: BatchNormRegions;
-  /** Address of the block of γ, β, their gradients and the running statistics. */
-  readonly #block: number;
+  readonly #variables: Variables;
   readonly #plans = new Map<string, Plan>();
   readonly #workspace: Workspace;
   readonly #outputs: Outputs;
@@ -111,47 +85,20 @@ export class BatchNorm {
     this.#workspace = new Workspace(runtime);
     this.#outputs = new Outputs(runtime, this.#what);
 
-    const bytes = this.features * 4;
-    const block = runtime.arena.allocate(6 * bytes);
-    this.#block = block;
-    runtime.f32(block, 6 * this.features).fill(0);
-    let used = 0;
-    const vector = (label: string): { tensor: Tensor; region: Region } => {
-      const address = block + used;
-      used += bytes;
-      const tensor = Tensor.view({ runtime, shape: Object.freeze([this.features]), address, owner: this.#what });
-      return { tensor, region: Region.at(`${name}/${label}`, address, bytes) };
-    };
-    const mean = vector("running mean");
-    const variance = vector("running variance");
-    const parameter = (label: string, present: boolean) => {
-      if (!present) return null;
-      return { value: vector(label), grad: vector(`${label} gradient`) };
-    };
-    const gamma = parameter("gamma", this.#config.scale);
-    const beta = parameter("beta", this.#config.center);
-    this.runningMean = mean.tensor;
-    this.runningVariance = variance.tensor;
-    this.gamma = gamma && { value: gamma.value.tensor, grad: gamma.grad.tensor };
-    this.beta = beta && { value: beta.value.tensor, grad: beta.grad.tensor };
-    this.#startStatistics();
-    if (this.gamma !== null) fillInitial(this.gamma.value.data, this.#config.gammaInitializer);
-    if (this.beta !== null) fillInitial(this.beta.value.data, this.#config.betaInitializer);
-    this.#regions = {
-      gamma: gamma?.value.region ?? null,
-      beta: beta?.value.region ?? null,
-      gammaGradient: gamma?.grad.region ?? null,
-      betaGradient: beta?.grad.region ?? null,
-      runningMean: mean.region,
-      runningVariance: variance.region,
-    };
+    const owner = { name, what: this.#what };
+    this.#variables = new Variables(runtime, owner, Object.freeze([this.features]), this.#config);
+    const { gamma, beta, runningMean, runningVariance } = this.#variables;
+    this.gamma = gamma;
+    this.beta = beta;
+    this.runningMean = runningMean;
+    this.runningVariance = runningVariance;
     this.#external = new ExternalStatistics(runtime, {
       name,
       what: this.#what,
       features: this.features,
       config: this.#config,
       rule: this.#rule,
-      regions: this.#regions,
+      regions: this.#variables.regions,
       gamma: this.gamma?.value ?? null,
     });
   }
@@ -189,7 +136,7 @@ export class BatchNorm {
   /** Back to the running statistics of the start, mean 0 and variance 1 by default, and no updates. */
   resetStatistics(): void {
     ruleOf(this.#what, "resetStatistics", this.#state);
-    this.#startStatistics();
+    this.#variables.startStatistics();
     this.#rule.reset();
   }
 
@@ -236,13 +183,13 @@ export class BatchNorm {
   forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
     checkOptions(`${this.#what}: forward`, options, ["out"]);
-    const cut = this.#checkInput(x);
+    const groups = this.#checkInput(x);
     const { out } = options;
     if (out !== undefined) this.#checkOut(x, out);
-    const effective = this.#singleValueRule(cut, x.shape, rule);
+    const effective = this.#singleValueRule(groups, x.shape, rule);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
-    const plan = this.#planFor(x.shape, cut, effective);
+    const plan = this.#planFor(x.shape, groups, effective);
     const storage = this.#outputs.of(x.shape);
 
     plan.x.moveTo(x.address);
@@ -361,17 +308,10 @@ export class BatchNorm {
     this.#pending = null;
     this.#plans.clear();
     const reason = `belonged to ${this.#what}, which is disposed`;
-    const tensors = [this.gamma, this.beta].flatMap((p) => (p === null ? [] : [p.value, p.grad]));
-    for (const tensor of [this.runningMean, this.runningVariance, ...tensors]) tensor.invalidate(reason);
+    this.#variables.dispose(reason);
     this.#outputs.drop(reason);
     this.#external.dispose(reason);
     this.#workspace.dispose();
-    if (!this.#runtime.disposed) this.#runtime.arena.free(this.#block);
-  }
-
-  #startStatistics(): void {
-    fillInitial(this.runningMean.data, this.#config.movingMeanInitializer);
-    fillInitial(this.runningVariance.data, this.#config.movingVarianceInitializer);
   }
 
   #enter(call: keyof typeof TRANSITIONS): this {
@@ -380,7 +320,7 @@ export class BatchNorm {
     return this;
   }
 
-  #checkInput(x: Tensor): Partition {
+  #checkInput(x: Tensor): Groups {
     const address = checkTensor(this.#what, "x", x, this.#runtime);
     if (this.#outputs.has(address)) {
       throw new ValueError(
@@ -388,7 +328,15 @@ export class BatchNorm {
           `ek.tensor(x.shape, x.data), or use another op`,
       );
     }
-    return checkChannels(this.#what, x, this.#config.axis, this.features);
+    const { axis, groupSize } = this.#config;
+    const axes = checkChannels(this.#what, x, axis, this.features);
+    if (groupSize !== null && (axis === 0 || axis === -x.shape.length)) {
+      throw new ValueError(
+        `${this.#what}: axis ${axis} holds channels, so there are no samples to group; leave groupSize out, or set ` +
+          `another axis`,
+      );
+    }
+    return groupsOf(axes, x.shape[0] as number, groupSize);
   }
 
   #checkOut(x: Tensor, out: Tensor): void {
@@ -408,11 +356,19 @@ export class BatchNorm {
     );
   }
 
-  #planFor(shape: Shape, cut: Partition, rule: StateRule): Plan {
+  #planFor(shape: Shape, groups: Groups, rule: StateRule): Plan {
     const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
     let plan = this.#plans.get(key);
     if (plan === undefined) {
-      plan = this.#makePlan(shape, cut, rule);
+      plan = planStep(shape, rule, this.#rate, {
+        name: this.name,
+        groups,
+        epsilon: Math.fround(this.#config.epsilon),
+        activation: activationOf(this.#what, this.#config),
+        regions: this.#variables.regions,
+        groupVariance: this.#config.groupVariance,
+        correction: (count) => this.#rule.correction(count),
+      });
       this.#workspace.add(plan.program);
       this.#plans.set(key, plan);
     }
@@ -420,44 +376,21 @@ export class BatchNorm {
   }
 
   /** One value a channel has no variance: what to do with it is the user's choice. */
-  #singleValueRule(cut: Partition, shape: Shape, rule: StateRule): StateRule {
-    if (rule.statistics === "running" || cut.count > 1) return rule;
-    switch (this.#config.onSingleValue) {
+  #singleValueRule(groups: Groups, shape: Shape, rule: StateRule): StateRule {
+    if (rule.statistics === "running" || leastCount(groups) > 1) return rule;
+    const { onSingleValue, groupSize } = this.#config;
+    const inGroups = groups.parts.length > 1 ? ` in groups of ${groupSize}` : "";
+    switch (onSingleValue) {
       case "useRunning":
         return { ...rule, statistics: "running", updates: false };
       case "skipUpdate":
         return { ...rule, updates: false };
       case "error":
         throw new ShapeError(
-          `${this.#what}: ${formatShape(shape)} has one value a channel, which has no variance to train with; use a ` +
-            `larger batch, freeze(), or onSingleValue: "useRunning" or "skipUpdate"`,
+          `${this.#what}: ${formatShape(shape)} has one value a channel${inGroups}, which has no variance to ` +
+            `train with; use a larger batch, freeze(), or onSingleValue: "useRunning" or "skipUpdate"`,
         );
     }
-  }
-
-  #makePlan(shape: Shape, cut: Partition, rule: StateRule): Plan {
-    const bytes = sizeOf(shape) * 4;
-    const program = new Program();
-    const core = new BatchNormCore(program, {
-      name: this.name,
-      cut,
-      epsilon: Math.fround(this.#config.epsilon),
-      activation: activationOf(this.#what, this.#config),
-      regions: this.#regions,
-    });
-    const data = (label: string) => Region.at(label, 0, bytes);
-    const [x, y, dy, dx] = [data("x"), data("y"), data("dy"), data("dx")];
-    const batch = rule.statistics === "batch";
-    if (batch) core.batchStatistics(x);
-    const statisticsEnd = program.length;
-    program.touch(core.notFinite);
-    if (!batch) core.runningStatistics();
-    core.normalize(y, x);
-    const forwardEnd = program.length;
-    if (rule.updates) core.updateRunning(this.#rate, this.#rule.correction(cut.count));
-    const commitEnd = program.length;
-    if (rule.gradients) core.gradient(dx, dy, x);
-    return { rule, shape, cut, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };
   }
 }
 

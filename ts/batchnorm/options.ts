@@ -34,6 +34,16 @@ export interface BatchNormOptions {
   /** What feeds the running variance: M2/n ("biased", default: Keras 3, ONNX) or M2/(n − 1) ("unbiased": PyTorch). */
   readonly varianceRule?: "biased" | "unbiased";
   /**
+   * Samples that are normalised together in training (ghost batches); the running statistics move once a step all the same.
+   * Default null: the whole batch.
+   */
+  readonly groupSize?: number | null;
+  /**
+   * What feeds the running variance where there are groups: the mean of their variances, weighted by their counts ("mean",
+   * default: what training normalised with), or the variance of the whole batch ("merged").
+   */
+  readonly groupVariance?: "mean" | "merged";
+  /**
    * When training meets one value a channel, whose variance means nothing: throw ("error", default), normalise with the
    * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate").
    */
@@ -64,6 +74,8 @@ const DEFAULTS: BatchNormConfig = {
   scale: true,
   debias: true,
   varianceRule: "biased",
+  groupSize: null,
+  groupVariance: "mean",
   onSingleValue: "error",
   activation: "linear",
   gammaInitializer: "ones",
@@ -107,6 +119,8 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
   checkBoolean(`${what}: scale`, config.scale);
   checkBoolean(`${what}: debias`, config.debias);
   oneOf(`${what}: varianceRule`, config.varianceRule, ["biased", "unbiased"]);
+  if (config.groupSize !== null) checkInteger(`${what}: groupSize`, config.groupSize, 1);
+  oneOf(`${what}: groupVariance`, config.groupVariance, ["mean", "merged"]);
   oneOf(`${what}: onSingleValue`, config.onSingleValue, ["error", "useRunning", "skipUpdate"]);
   activationOf(what, config);
   // A copy: what the user goes on to do with the object that was passed must not show here.

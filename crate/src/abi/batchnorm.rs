@@ -305,13 +305,11 @@ pub fn bn_merge_sums(
     batchnorm::normalized_sums(sums, mean, m2, count, epsilon);
 }
 
-/// From the sums of [`bn_merge_sums`]: dγ, dβ and the tables p, q; `batch` is 0 for frozen statistics, which have
-/// p = q = 0. One chunk.
+/// From the sums of [`bn_merge_sums`]: the tables p, q of dx; `batch` is 0 for frozen statistics, which have p = q = 0.
+/// One chunk.
 #[wasm_bindgen]
 pub fn bn_gradient_coefficients(
     gradient_tables: u32,
-    dgamma: u32,
-    dbeta: u32,
     sums: u32,
     triple: u32,
     channels: u32,
@@ -323,14 +321,48 @@ pub fn bn_gradient_coefficients(
 ) {
     let channels = channels as usize;
     // SAFETY: the promise of crate::abi.
-    let (tables, dgamma, dbeta, sums, triple) = unsafe {
+    let (tables, sums, triple) = unsafe {
         let triple: &[f64] = slice(triple, 2 * channels);
-        let tables = slice_mut(gradient_tables, 2 * channels);
-        let (dgamma, dbeta) = (optional_mut(dgamma, channels), optional_mut(dbeta, channels));
-        (tables, dgamma, dbeta, slice(sums, 2 * channels), triple)
+        (slice_mut(gradient_tables, 2 * channels), slice(sums, 2 * channels), triple)
     };
     let (mean, m2) = triple.split_at(channels);
-    batchnorm::gradient_coefficients(tables, dgamma, dbeta, sums, mean, m2, count, epsilon, batch != 0);
+    batchnorm::gradient_coefficients(tables, sums, mean, m2, count, epsilon, batch != 0);
+}
+
+/// dγ and dβ from the sums of [`bn_merge_sums`] of each group, one after the other. One chunk.
+#[wasm_bindgen]
+pub fn bn_parameter_gradients(dgamma: u32, dbeta: u32, sums: u32, groups: u32, channels: u32, _begin: u32, _end: u32) {
+    let (groups, channels) = (groups as usize, channels as usize);
+    // SAFETY: the promise of crate::abi.
+    let (dgamma, dbeta, sums) =
+        unsafe { (optional_mut(dgamma, channels), optional_mut(dbeta, channels), slice(sums, 2 * groups * channels)) };
+    batchnorm::parameter_gradients(dgamma, dbeta, sums, channels);
+}
+
+/// Adds the triple of a group of `count` values to `total`, which is of `before` values; `merged` is 0 where M2 is to add
+/// up the groups' own alone. `not_finite` as in [`bn_merge`]. One chunk.
+#[wasm_bindgen]
+pub fn bn_merge_group(
+    total: u32,
+    not_finite: u32,
+    triple: u32,
+    channels: u32,
+    before: f64,
+    count: f64,
+    correction: f64,
+    merged: u32,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (total, not_finite, triple) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        (slice_mut(total, 2 * channels), slice_mut::<u32>(not_finite, 1), triple)
+    };
+    let (mean, m2) = total.split_at_mut(channels);
+    let (group_mean, group_m2) = triple.split_at(channels);
+    not_finite[0] = batchnorm::merge_group(mean, m2, group_mean, group_m2, before, count, correction, merged != 0);
 }
 
 /// r ← r + rate·(batch − r) for mean and variance, the batch's variance being M2/count·correction. One chunk.

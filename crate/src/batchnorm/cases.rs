@@ -3,7 +3,8 @@
 use super::fold::{Inference, fold_after, fold_before};
 use super::planar::Runs;
 use super::{
-    Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_sums, normalized_sums, planar,
+    Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_group, merge_sums,
+    normalized_sums, parameter_gradients, planar,
 };
 use crate::activation::Linear;
 use crate::oracle;
@@ -19,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/fold", run: fold },
     Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
     Case { name: "batchnorm/added sums", run: added_sums },
+    Case { name: "batchnorm/groups", run: groups },
 ];
 
 /// One unit in the last place of 1.
@@ -105,7 +107,8 @@ fn one_shape(
     merge_sums(&mut sums, &parts, layout);
     normalized_sums(&mut sums, &means, &m2, n, epsilon);
     let (mut dgamma, mut dbeta, mut pq) = (vec![0.0; channels], vec![0.0; channels], vec![0.0; 2 * channels]);
-    gradient_coefficients(&mut pq, &mut dgamma, &mut dbeta, &sums, &means, &m2, n, epsilon, true);
+    parameter_gradients(&mut dgamma, &mut dbeta, &sums, channels);
+    gradient_coefficients(&mut pq, &sums, &means, &m2, n, epsilon, true);
     let mut dx = vec![0.0; len];
     let (p, q) = pq.split_at(channels);
     if rows {
@@ -158,7 +161,7 @@ fn added_sums(check: &mut Check) {
             total.iter_mut().zip(&sums).for_each(|(total, sum)| *total += sum);
         }
         let mut pq = vec![0.0; 2 * channels];
-        gradient_coefficients(&mut pq, &mut [], &mut [], &total, &mean, &m2, n, epsilon, true);
+        gradient_coefficients(&mut pq, &total, &mean, &m2, n, epsilon, true);
         let (p, q) = pq.split_at(channels);
         let mut dx = vec![0.0; x.len()];
         for (dx, (dy, x)) in dx.chunks_exact_mut(len).zip(dy.chunks_exact(len).zip(x.chunks_exact(len))) {
@@ -180,6 +183,48 @@ fn added_sums(check: &mut Check) {
             let through = magnitudes[c] + (xhat(i) + 1.0) * magnitudes[channels + c];
             20.0 * ULP * wide_gamma[c] * rstd(c) * (wide_dy[i].abs() + through / n)
         });
+    }
+}
+
+/// The groups of a batch merge to its mean, and to its variance or the weighted mean of theirs; dγ and dβ add up.
+fn groups(check: &mut Check) {
+    let mut random = Random(17);
+    for (sizes, offset) in [(&[1, 1][..], 0.0f32), (&[4, 4, 4], 1e3), (&[7, 7, 7, 2], -3.0), (&[5], 0.0)] {
+        let (channels, n) = (3, sizes.iter().sum::<usize>());
+        let x: Vec<f64> = widen(&random.vector(n * channels)).iter().map(|v| f64::from(offset) + v).collect();
+        let (want_mean, want_variance) = oracle::moments(&x, channels, 1);
+        let (mut mean, mut m2) = ([[0.0; 3]; 2], [[0.0; 3]; 2]);
+        let mut within = [0.0; 3];
+        let (mut before, mut sums) = (0, Vec::new());
+        for &size in sizes {
+            let (group_mean, variance) = oracle::moments(&x[before * channels..][..size * channels], channels, 1);
+            let correction = size as f64 / (size as f64 - 1.0).max(1.0);
+            let group_m2: Vec<f64> = variance.iter().map(|v| v * size as f64).collect();
+            let (b, s) = (before as f64, size as f64);
+            assert_eq!(merge_group(&mut mean[0], &mut m2[0], &group_mean, &group_m2, b, s, 1.0, true), 0);
+            assert_eq!(merge_group(&mut mean[1], &mut m2[1], &group_mean, &group_m2, b, s, correction, false), 0);
+            for c in 0..channels {
+                within[c] += correction * variance[c] * size as f64 / n as f64;
+            }
+            sums.extend(random.vector(2 * channels).iter().map(|&v| f64::from(v)));
+            before += size;
+        }
+        // A handful of f64 roundings each, of terms as large as the mean and its square.
+        let bound = f64::EPSILON * 16.0 * f64::from(offset.abs().max(1.0));
+        for mean in mean {
+            check.f64s("mean", &mean, &want_mean, |_| bound);
+        }
+        let variance = |m2: [f64; 3]| m2.map(|m2| m2 / n as f64);
+        check.f64s("merged variance", &variance(m2[0]), &want_variance, |_| bound);
+        check.f64s("weighted variance", &variance(m2[1]), &within, |_| bound);
+
+        let (mut dgamma, mut dbeta) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
+        parameter_gradients(&mut dgamma, &mut dbeta, &sums, channels);
+        let want = |at: usize| -> Vec<f64> {
+            (0..channels).map(|c| sums[at + c..].iter().step_by(2 * channels).sum()).collect()
+        };
+        check.f32s("dgamma", &dgamma, &want(channels), |_| ULP * n as f64);
+        check.f32s("dbeta", &dbeta, &want(0), |_| ULP * n as f64);
     }
 }
 
@@ -262,6 +307,18 @@ mod tests {
         assert_eq!(merged(&[f32::MAX, f32::MIN, f32::MAX, f32::MIN]), (0, 0.0, 4.0 * big * big));
         assert_eq!(merged(&[1.0, f32::NAN, 2.0]).0, 1);
         assert_eq!(merged(&[1.0, 2.0, f32::INFINITY]).0, 1);
+    }
+
+    /// A group that is not finite shows in the total, and parameters without a group have no gradient.
+    #[test]
+    fn groups_hide_nothing() {
+        let (mut mean, mut m2) = ([0.0; 2], [0.0; 2]);
+        assert_eq!(merge_group(&mut mean, &mut m2, &[1.0, f64::INFINITY], &[1.0, 1.0], 0.0, 4.0, 1.0, false), 1);
+        assert_eq!(merge_group(&mut mean, &mut m2, &[1.0, 2.0], &[1.0, 1.0], 4.0, 4.0, 1.0, false), 1);
+        assert_eq!(merge_group(&mut mean, &mut m2, &[1.0, 2.0], &[f64::NAN, 1.0], 8.0, 4.0, 1.0, false), 2);
+        let (mut dgamma, mut dbeta) = ([1.0; 2], [1.0; 2]);
+        parameter_gradients(&mut dgamma, &mut dbeta, &[], 2);
+        assert_eq!((dgamma, dbeta), ([0.0; 2], [0.0; 2]));
     }
 
     /// Running statistics stay finite where the batch's variance exceeds f32, and after that.

@@ -4,6 +4,9 @@
 //! [`interleaved`] (inner = 1: rows of channels, as in NHWC) and [`planar`] (runs of one channel, as in NCHW, or the whole
 //! tensor when there is one channel).
 //!
+//! What is normalised together is a *group*: the whole batch, or some of its samples (ghost batches), each with its triple,
+//! coefficients and sums. dγ and dβ are the sums over the groups; [`merge_group`] makes one running update of them.
+//!
 //! # Forward
 //! 1. `statistics` reads each *part* (a cache-sized piece of a channel's values) about its own first value and leaves its
 //!    mean and M2 = Σ(x − mean)². Never Σx² − (Σx)²: that cancels.
@@ -17,8 +20,8 @@
 //! With z the pre-activation, dz = dy·f′(z), x̂ = (x − μ)·rstd and n values a channel:
 //! dβ = Σdz, dγ = Σdz·x̂, dx = a·(dz − dβ/n − x̂·dγ/n). `gradient_sums` gathers Σdz and Σdz·(x − K) in one reading (z is
 //! computed again by the same operations, so that the same side of a kink is taken); [`normalized_sums`] makes the second
-//! one Σdz·x̂; [`gradient_coefficients`] turns them into dγ, dβ and dx = a·(dz + p·(x − K) + q); `input_gradient` applies
-//! that. With frozen statistics p = q = 0.
+//! one Σdz·x̂; [`parameter_gradients`] and [`gradient_coefficients`] turn them into dγ, dβ and
+//! dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
 pub mod fold;
@@ -167,12 +170,10 @@ pub fn normalized_sums(sums: &mut [f64], mean: &[f64], m2: &[f64], count: f64, e
     }
 }
 
-/// From the sums Σdz and Σdz·x̂: dγ and dβ (where not empty), and the tables \[p, q\] of
-/// dx = a·(dz + p·(x − K) + q). `batch` is false for frozen statistics: then p = q = 0.
+/// From the sums Σdz and Σdz·x̂ of a statistics set: the tables \[p, q\] of dx = a·(dz + p·(x − K) + q). `batch` is false
+/// for frozen statistics: then p = q = 0.
 pub fn gradient_coefficients(
     tables: &mut [f32],
-    dgamma: &mut [f32],
-    dbeta: &mut [f32],
     sums: &[f64],
     mean: &[f64],
     m2: &[f64],
@@ -187,16 +188,56 @@ pub fn gradient_coefficients(
         let rstd = rstd(m2[c], count, epsilon);
         let delta = mean[c] - f64::from(mean[c] as f32);
         let (sum_dz, sum_dz_xhat) = (sums[c], sums[channels + c]);
-        if let Some(d) = dgamma.get_mut(c) {
-            *d = sum_dz_xhat as f32;
-        }
-        if let Some(d) = dbeta.get_mut(c) {
-            *d = sum_dz as f32;
-        }
         let slope = if batch { -rstd * sum_dz_xhat / count } else { 0.0 };
         p[c] = slope as f32;
         q[c] = if batch { (-sum_dz / count - slope * delta) as f32 } else { 0.0 };
     }
+}
+
+/// dγ = Σ over the groups of Σdz·x̂ and dβ = Σ over the groups of Σdz, where they are not empty; `sums` has
+/// \[groups\]\[2\]\[channels\]. Without a group they are 0.
+pub fn parameter_gradients(dgamma: &mut [f32], dbeta: &mut [f32], sums: &[f64], channels: usize) {
+    assert!(sums.len().is_multiple_of(2 * channels));
+    let total = |at: usize| sums[at.min(sums.len())..].iter().step_by(2 * channels).fold(0.0, |a, b| a + b) as f32;
+    for (c, d) in dbeta.iter_mut().enumerate() {
+        *d = total(c);
+    }
+    for (c, d) in dgamma.iter_mut().enumerate() {
+        *d = total(channels + c);
+    }
+}
+
+/// Adds a group of `count` values a channel to the triple of `before` values: what moves the running statistics once a
+/// step. The mean is that of all values. M2 is that of all values if `merged`; otherwise it adds up
+/// `correction` · M2 of the groups, so that M2/count is the count-weighted mean of their variances. Returns how many
+/// channels are not finite.
+pub fn merge_group(
+    mean: &mut [f64],
+    m2: &mut [f64],
+    group_mean: &[f64],
+    group_m2: &[f64],
+    before: f64,
+    count: f64,
+    correction: f64,
+    merged: bool,
+) -> u32 {
+    let channels = mean.len();
+    assert!(m2.len() == channels && group_mean.len() == channels && group_m2.len() == channels);
+    let share = count / (before + count);
+    let mut not_finite = 0;
+    for c in 0..channels {
+        let own = correction * group_m2[c];
+        if before == 0.0 {
+            (mean[c], m2[c]) = (group_mean[c], own);
+        } else {
+            let distance = group_mean[c] - mean[c];
+            let between = if merged { distance * distance * before * share } else { 0.0 };
+            mean[c] += distance * share;
+            m2[c] += own + between;
+        }
+        not_finite += u32::from(!(mean[c].is_finite() && m2[c].is_finite()));
+    }
+    not_finite
 }
 
 /// Moves running statistics towards the batch's: r ← r + rate·(batch − r), the variance being M2/count·correction.

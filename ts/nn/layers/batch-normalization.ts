@@ -1,5 +1,6 @@
 import { BatchNormCore } from "../../batchnorm/core.js";
-import { type Axes, partition, splitAxes } from "../../batchnorm/layout.js";
+import { groupsOf, leastCount } from "../../batchnorm/groups.js";
+import { type Axes, splitAxes } from "../../batchnorm/layout.js";
 import {
   activationOf,
   BATCH_NORM_OPTIONS,
@@ -159,7 +160,7 @@ export class BatchNormalization extends Layer {
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = only(inputs);
-    const { core, count, channels } = this.#core(emission);
+    const { core, count, channels } = this.#core(emission, this.#config.groupSize);
     const rule = this.#ruleFor(count, emission);
     const y = emission.values("y", emission.outputSize);
     if (rule.statistics === "batch") core.batchStatistics(x);
@@ -173,7 +174,7 @@ export class BatchNormalization extends Layer {
           notFinite: core.notFinite,
           channels,
           emitCommit: () => {
-            if (rule.updates) core.updateRunning(rate, this.#rule.correction(count));
+            if (rule.updates) core.updateRunning(rate);
           },
           prepareCommit: () => {
             rate.value = this.#rule.rate;
@@ -191,10 +192,10 @@ export class BatchNormalization extends Layer {
     };
   }
 
-  /** @internal Appends the statistics of the input, which move nothing. */
+  /** @internal Appends the statistics of the input as a whole, which move nothing. */
   emitStatistics(emission: Emission, inputs: readonly Region[]): InputStatistics {
     const x = only(inputs);
-    const { core, count, channels } = this.#core(emission);
+    const { core, count, channels } = this.#core(emission, null);
     core.batchStatistics(x);
     const { triple, notFinite } = core;
     const normalize = () => {
@@ -206,7 +207,7 @@ export class BatchNormalization extends Layer {
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const { core } = this.#core(emission);
+    const { core } = this.#core(emission, null);
     const y = emission.values("y", emission.outputSize);
     core.runningStatistics();
     core.normalize(y, only(inputs));
@@ -226,14 +227,14 @@ export class BatchNormalization extends Layer {
     return splitAxes(this.what, shape, axis);
   }
 
-  #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission) {
-    const cut = partition(this.#axes([batch, ...only(inputShapes)]));
-    const { epsilon } = this.#config;
+  #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission, groupSize: number | null) {
+    const { epsilon, groupVariance } = this.#config;
+    const groups = groupsOf(this.#axes([batch, ...only(inputShapes)]), batch, groupSize);
     const gamma = optional("gamma");
     const beta = optional("beta");
     const settings = {
       name,
-      cut,
+      groups,
       epsilon: Math.fround(epsilon),
       activation: activationOf(this.what, this.#config),
       regions: {
@@ -244,9 +245,12 @@ export class BatchNormalization extends Layer {
         runningMean: variable("moving_mean").value,
         runningVariance: variable("moving_variance").value,
       },
+      groupVariance,
+      correction: (count: number) => this.#rule.correction(count),
     };
     const core = new BatchNormCore(program, settings, constants);
-    return { core, count: cut.count, channels: cut.channels };
+    const { channels } = groups.whole.cut;
+    return { core, count: leastCount(groups), channels };
   }
 
   #ruleFor(count: number, { batch, inputShapes }: Emission): StateRule {

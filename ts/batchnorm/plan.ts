@@ -1,0 +1,39 @@
+import { Program, Region, type Scalar } from "../runtime/program.js";
+import { type Shape, sizeOf } from "../runtime/shape.js";
+import { BatchNormCore, type CoreSettings } from "./core.js";
+import type { StateRule } from "./states.js";
+
+/** A shape and a state made ready to run: the sections of a program, and the regions of what the user brings. */
+export interface Plan {
+  readonly shape: Shape;
+  readonly program: Program;
+  readonly core: BatchNormCore;
+  readonly x: Region;
+  readonly y: Region;
+  readonly dy: Region;
+  readonly dx: Region;
+  /** Ends of the sections in the program; the last one is backward. */
+  readonly statisticsEnd: number;
+  readonly forwardEnd: number;
+  readonly commitEnd: number;
+}
+
+/** Plans a forward, the update of the running statistics and a backward as the state's rule has them. */
+export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: CoreSettings): Plan {
+  const bytes = sizeOf(shape) * 4;
+  const program = new Program();
+  const core = new BatchNormCore(program, settings);
+  const data = (label: string) => Region.at(label, 0, bytes);
+  const [x, y, dy, dx] = [data("x"), data("y"), data("dy"), data("dx")];
+  const batch = rule.statistics === "batch";
+  if (batch) core.batchStatistics(x);
+  const statisticsEnd = program.length;
+  program.touch(core.notFinite);
+  if (!batch) core.runningStatistics();
+  core.normalize(y, x);
+  const forwardEnd = program.length;
+  if (rule.updates) core.updateRunning(rate);
+  const commitEnd = program.length;
+  if (rule.gradients) core.gradient(dx, dy, x);
+  return { shape, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };
+}
