@@ -88,6 +88,28 @@ describe("blocks", () => {
     expect(arena.capacity).toBe(3 * PAGE);
   });
 
+  test("exchanged give their room to what replaces them", () => {
+    const memory = newMemory();
+    const arena = new Arena(memory);
+    const [a, b] = [arena.allocate(4 * PAGE), arena.allocate(4 * PAGE)];
+    expect(arena.exchange(b, 6 * PAGE)).toBe(b);
+    expect([arena.capacity, arena.bytesInUse]).toEqual([10 * PAGE, 10 * PAGE]);
+    expect(arena.exchange(a, PAGE)).toBe(a);
+    expect([arena.freeBlocks, arena.bytesInUse]).toEqual([1, 7 * PAGE]);
+  });
+
+  test.each([0, 1, 2])("stay as they were when what should replace them does not fit: block %i of 3", (i) => {
+    const memory = newMemory();
+    const arena = new Arena(memory, memory.buffer.byteLength + 3 * PAGE);
+    const blocks = [0, 1, 2].map(() => arena.allocate(PAGE));
+    const address = blocks[i] as number;
+    arena.free(blocks[(i + 1) % 3] as number);
+    expect(() => arena.exchange(address, 3 * PAGE)).toThrow(MemoryLimitError);
+    expect(arena.bytesInUse).toBe(2 * PAGE);
+    for (const at of blocks) if (at !== blocks[(i + 1) % 3]) arena.free(at);
+    expect([arena.bytesInUse, arena.freeBlocks]).toEqual([0, 1]);
+  });
+
   test("freed twice or never allocated are internal errors", () => {
     const arena = new Arena(newMemory());
     const a = arena.allocate(100);

@@ -304,6 +304,33 @@ describe("options", () => {
     }
   });
 
+  test("the same in training, where one is computed again for backward and the other kept", async () => {
+    for (const activation of ["gelu", "silu"] as const) {
+      const image = [9, 9, 2];
+      const conv = (more: object) => layers.conv2d({ filters: 4, kernelSize: 3, ...more });
+      const stacks = [
+        [conv({ activation }), conv({ activation }), layers.flatten(), layers.dense({ units: 3, activation })],
+        [
+          ...[conv({}), layers.activation({ activation }), conv({}), layers.activation({ activation })],
+          ...[layers.flatten(), layers.dense({ units: 3 }), layers.activation({ activation })],
+        ],
+      ];
+      const weights: string[] = [];
+      for (const layer of stacks) {
+        const model = await stack(image, ...layer, layers.dense({ units: 3, activation: "softmax" }));
+        model.compile({ optimizer: "sgd", loss: "sparseCategoricalCrossentropy" });
+        for (let step = 0; step < 3; step++) await model.trainOnBatch(noise(4 * 162, step), [0, 1, 2, 0]);
+        weights.push(
+          model
+            .getWeights()
+            .map(({ data }) => bits(data))
+            .join(),
+        );
+      }
+      expect(weights[0]).toBe(weights[1]);
+    }
+  });
+
   test("the seed decides the initial weights", async () => {
     const kernel = async (seed?: number) => {
       const options = { runtime: ek, ...(seed !== undefined && { seed }) };

@@ -110,6 +110,18 @@ describe("Program.place", () => {
     expect(program.place()).toBe(128);
   });
 
+  test("a region that is written anew lends its bytes in between, and has the same place again", () => {
+    const program = new Program();
+    const [again, between, beside] = [256, 128, 128].map((bytes, i) => program.workspace(`${i}`, bytes));
+    call(program, again as Region);
+    call(program, between as Region, beside);
+    program.renew(again as Region);
+    call(program, again as Region);
+    expect(program.place()).toBe(256);
+    call(program, beside as Region);
+    expect(program.place()).toBe(384);
+  });
+
   test("a call that names a part keeps the whole alive", () => {
     const program = new Program();
     const [early, late] = [program.workspace("early", 256), program.workspace("late", 256)];

@@ -49,6 +49,8 @@ export interface Trained {
   readonly y: Region;
   /** Batch statistics that wait for the commit. */
   readonly staged?: Staged;
+  /** Appends y's forward calls again: y is not kept between forward and the backward pass of what reads it. */
+  readonly recompute?: () => void;
   /** Counts the step, once its weights have moved. */
   readonly commit?: () => void;
   /**

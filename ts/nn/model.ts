@@ -30,7 +30,7 @@ import { type losses, lossOf, type SparseCategoricalCrossentropy } from "./losse
 import { type Parameter, Parameters, type Weight } from "./parameters.js";
 import { Predictor } from "./predictor.js";
 import { RECALIBRATE_MODES, type RecalibrateOptions, recalibrate } from "./recalibrate.js";
-import { summarize } from "./summary.js";
+import { describeTraining, memoryBase, summarize } from "./summary.js";
 import { Trainer } from "./trainer.js";
 
 /** What `compile` takes. */
@@ -80,6 +80,8 @@ interface Compiled {
   readonly classes: number;
   readonly accuracy: boolean;
   readonly trainer: Trainer;
+  /** The optimizer's. */
+  readonly slots: number;
 }
 
 /** What a model is made of. */
@@ -195,7 +197,7 @@ export class Model {
       loss,
       optimizer: optimizer.start(),
     });
-    this.#compiled = { loss, classes, accuracy: metrics.includes("accuracy"), trainer };
+    this.#compiled = { loss, classes, accuracy: metrics.includes("accuracy"), trainer, slots: optimizer.slots };
   }
 
   /**
@@ -401,10 +403,25 @@ export class Model {
     for (const layer of this.layers) if (layer instanceof BatchNormalization) layer.statisticsWereSet();
   }
 
-  /** Prints the layers with their shapes and numbers of parameters, line by line. */
-  summary(print: (line: string) => void = console.log): void {
+  /**
+   * Prints the layers with their shapes and numbers of parameters, line by line; for a compiled model also the memory that
+   * training takes, planned anew: of `batchSize` samples (default 32) at a time.
+   *
+   * @throws {NameError | ValueError} for options that do not exist or are out of range.
+   */
+  summary(print: (line: string) => void = console.log, options: { readonly batchSize?: number } = {}): void {
     this.#checkAlive("summary");
+    const batch = this.#batchSize("summary", options);
     for (const line of summarize(this.inputShape, this.#graph, this.#parameters)) print(line);
+    if (this.#compiled === null) return;
+    const { slots, trainer } = this.#compiled;
+    const base = memoryBase(this.inputShape, this.#graph, this.#parameters, { batch, slots });
+    try {
+      for (const line of describeTraining(base, { batch, slots, peak: trainer.peak(batch) })) print(line);
+    } catch (error) {
+      if (!(error instanceof StateError || error instanceof ShapeError)) throw error;
+      print(`no training, batch ${batch}: ${error.message}`);
+    }
   }
 
   /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */

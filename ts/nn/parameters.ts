@@ -85,12 +85,19 @@ export class Parameters {
     return this.#runtime.f32(this.gradientOf(parameter).value, parameter.size);
   }
 
+  /** Bytes of both blocks. */
+  get bytes(): number {
+    const { gradients, slots } = this.#trainingBlock();
+    return this.#bytes + gradients.bytes * (1 + slots.length);
+  }
+
   /** Makes room for gradients and zeroed optimizer slots; what was there before is dropped. */
   prepareTraining(slots: number): void {
     const bytes = Math.max(4, 4 * this.trainableLength);
-    const address = this.#runtime.arena.allocate(bytes * (1 + slots));
-    this.releaseTraining();
-    this.#runtime.u8(address, bytes * (1 + slots)).fill(0);
+    const [{ arena }, old] = [this.#runtime, this.#training?.address];
+    const all = bytes * (1 + slots);
+    const address = old === undefined ? arena.allocate(all) : arena.exchange(old, all);
+    this.#runtime.u8(address, all).fill(0);
     const region = (label: string, i: number) => Region.at(label, address + i * bytes, bytes);
     this.#training = {
       address,

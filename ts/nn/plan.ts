@@ -97,8 +97,15 @@ export function planTraining({
   const lossSums = loss.emit(program, gradient, logits, labels, batch, classes);
 
   // Backward, down to the first node that learns.
+  const dropped = new Map(trained.flatMap(({ y, recompute }) => (recompute === undefined ? [] : [[y, recompute]])));
   for (let i = nodes.length - 1; i >= 0 && gradient !== null && learns[i]; i--) {
     const [from = -1] = (nodes[i] as Node).inputs;
+    const x = trained[from]?.y;
+    const recompute = x && dropped.get(x);
+    if (recompute !== undefined) {
+      program.renew(x as Region);
+      recompute();
+    }
     const [dx = null]: readonly (Region | null)[] = (trained[i] as Trained).backward(gradient, [learns[from] === true]);
     gradient = dx;
   }

@@ -1,17 +1,24 @@
-import { formatShape, type Shape } from "../runtime/shape.js";
+import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import type { Node } from "./graph.js";
 import type { Parameters } from "./parameters.js";
+
+/** What training takes, for `summary`. */
+export interface TrainingCosts {
+  readonly batch: number;
+  /** Values that the optimizer keeps for each parameter. */
+  readonly slots: number;
+  /** Bytes that the arena holds for a model that trains with such batches. */
+  readonly peak: number;
+}
 
 /** A table of layers, output shapes and parameters, and their sums. */
 export function summarize(inputShape: Shape, nodes: readonly Node[], parameters: Parameters): string[] {
   const rows = [["layer", "type", "output", "parameters"]];
   rows.push(["input", "", formatShape(inputShape), "0"]);
-  const layers = [...new Set(nodes.map(({ layer }) => layer))];
-  for (const layer of layers) {
-    const last = nodes.filter((node) => node.layer === layer).at(-1);
+  for (const { layer, outputShape } of lastNodes(nodes)) {
     const own = parameters.list.filter((parameter) => parameter.layer === layer);
     const count = own.reduce((sum, { size }) => sum + size, 0);
-    rows.push([layer.name, layer.type, formatShape(last?.outputShape ?? []), count.toLocaleString("en")]);
+    rows.push([layer.name, layer.type, formatShape(outputShape), formatNumber(count)]);
   }
   const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((row) => (row[column] as string).length)));
   const lines = rows.map((row) =>
@@ -22,10 +29,45 @@ export function summarize(inputShape: Shape, nodes: readonly Node[], parameters:
       .join("  "),
   );
   const rule = "─".repeat(lines[0]?.length ?? 0);
-  const sum = (trainable: boolean) =>
-    parameters.list
-      .filter(({ spec }) => spec.trainable === trainable)
-      .reduce((total, { size }) => total + size, 0)
-      .toLocaleString("en");
-  return [...lines.slice(0, 1), rule, ...lines.slice(1), rule, `trainable ${sum(true)}, not trainable ${sum(false)}`];
+  const sums = [true, false].map((trainable) => formatNumber(countValues(parameters, trainable)));
+  return [...lines.slice(0, 1), rule, ...lines.slice(1), rule, `trainable ${sums[0]}, not trainable ${sums[1]}`];
+}
+
+/**
+ * The bytes B that a training session is measured by: 4·(2 + slots) a parameter (value, gradient, the optimizer's), 4 a
+ * variable that is not trained, and the outputs of the table's rows for the whole batch, each once. Its arena holds at
+ * most 1.5·B.
+ */
+export function memoryBase(
+  inputShape: Shape,
+  nodes: readonly Node[],
+  parameters: Parameters,
+  { batch, slots }: Pick<TrainingCosts, "batch" | "slots">,
+): number {
+  const outputs = lastNodes(nodes).reduce((sum, { outputShape }) => sum + sizeOf(outputShape), sizeOf(inputShape));
+  const variables = (2 + slots) * countValues(parameters, true) + countValues(parameters, false);
+  return 4 * (variables + batch * outputs);
+}
+
+/** What training takes, in lines under the table. */
+export function describeTraining(base: number, { batch, slots, peak }: TrainingCosts): string[] {
+  return [
+    `training, batch ${formatNumber(batch)}: peak ${formatNumber(peak)} bytes = ${(peak / base).toFixed(2)}·B, at most ` +
+      `1.5·B; B = ${formatNumber(base)} bytes: variables with gradients and ${slots} optimizer slots, outputs above`,
+  ];
+}
+
+/** The node of each layer whose output is the layer's. */
+function lastNodes(nodes: readonly Node[]): readonly Node[] {
+  return nodes.filter(({ layer }, i) => nodes[i + 1]?.layer !== layer);
+}
+
+function countValues(parameters: Parameters, trainable: boolean): number {
+  return parameters.list
+    .filter(({ spec }) => spec.trainable === trainable)
+    .reduce((total, { size }) => total + size, 0);
+}
+
+function formatNumber(value: number): string {
+  return value.toLocaleString("en");
 }

@@ -69,18 +69,16 @@ export class Trainer {
     }
     let plan = this.#plans.get(batch);
     if (plan === undefined) {
-      plan = planTraining({
-        nodes: this.#nodes,
-        inputShape: this.#inputShape,
-        batch,
-        parameters: this.#parameters,
-        loss: this.#loss,
-        optimizer: this.#optimizer,
-      });
+      plan = this.#plan(batch);
       this.#workspace.add(plan.program);
       this.#plans.set(batch, plan);
     }
     return plan;
+  }
+
+  /** Bytes that the arena holds while steps of `batch` samples run. @throws {StateError | ShapeError} as `prepare`. */
+  peak(batch: number): number {
+    return this.#parameters.bytes + this.#plan(batch).program.place();
   }
 
   /** Drops all plans. */
@@ -113,6 +111,17 @@ export class Trainer {
     for (const { statistics } of plan.staged) statistics.commit();
     for (const commit of plan.commits) commit();
     return sums;
+  }
+
+  #plan(batch: number): TrainingPlan {
+    return planTraining({
+      nodes: this.#nodes,
+      inputShape: this.#inputShape,
+      batch,
+      parameters: this.#parameters,
+      loss: this.#loss,
+      optimizer: this.#optimizer,
+    });
   }
 
   /** Where NaN or infinity shows; null where all is finite. The statistics see it in passing: no pass looks for it. */

@@ -99,6 +99,35 @@ export class Arena {
     this.#release(address, size);
   }
 
+  /**
+   * A block in place of another, whose room it may take: what that held is lost. Views end as in {@link allocate}.
+   *
+   * @throws {MemoryLimitError} when there is no room; the old block is as it was then.
+   */
+  exchange(address: number, bytes: number): number {
+    const size = this.#used.get(address) as number;
+    this.free(address);
+    try {
+      return this.allocate(bytes);
+    } catch (error) {
+      this.#take(address, size);
+      throw error;
+    }
+  }
+
+  /** Takes back a range that was freed. */
+  #take(address: number, size: number): void {
+    const index = this.#free.findIndex((block) => block.address <= address && address < block.address + block.size);
+    const { address: start, size: room } = this.#free[index] as Block;
+    const rest = [
+      { address: start, size: address - start },
+      { address: address + size, size: start + room - address - size },
+    ];
+    this.#free.splice(index, 1, ...rest.filter((block) => block.size > 0));
+    this.#used.set(address, size);
+    this.#bytesInUse += size;
+  }
+
   #firstFit(size: number): number {
     return this.#free.findIndex((block) => block.size >= size);
   }

@@ -15,10 +15,14 @@ export function rowsPerChunk(width: number): number {
   return Math.max(1, Math.floor(ELEMENTS / width));
 }
 
-// Each partial gradient costs the bytes of the whole gradient, so there are few.
 const MOST_PARTIALS = 8;
 
-/** Images whose kernel gradient is added up in one partial. */
-export function imagesPerPartial(images: number): number {
-  return ceilDiv(images, MOST_PARTIALS);
+/**
+ * Images whose kernel gradient is added up in one partial. A partial costs the bytes of the kernel, so all of them
+ * together may be as large as the layer's output, `outputLength` values over all images, but for a kernel of
+ * `kernelLength` that is larger by itself.
+ */
+export function imagesPerPartial(images: number, kernelLength: number, outputLength: number): number {
+  const partials = Math.max(1, Math.min(MOST_PARTIALS, Math.floor(outputLength / kernelLength)));
+  return ceilDiv(images, partials);
 }

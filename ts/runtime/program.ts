@@ -78,10 +78,16 @@ interface Call {
   readonly values: number[];
 }
 
-interface Lifetime {
-  readonly region: Region;
+/** Positions from the first to the last call that names a region. */
+interface Span {
   first: number;
   last: number;
+}
+
+interface Lifetime {
+  readonly region: Region;
+  /** In order, apart from each other: between two of them others may use the bytes. */
+  readonly spans: Span[];
   offset: number;
 }
 
@@ -96,7 +102,7 @@ export class Program {
   /** A region of this program's workspace. */
   workspace(label: string, bytes: number): Region {
     const region = Region.unplaced(label, bytes);
-    this.#lifetimes.set(region, { region, first: Number.POSITIVE_INFINITY, last: -1, offset: 0 });
+    this.#lifetimes.set(region, { region, spans: [], offset: 0 });
     return region;
   }
 
@@ -114,12 +120,23 @@ export class Program {
 
   /** Says that the region is read or written from outside at this point. */
   touch(region: Region): void {
+    const spans = this.#spansOf(region);
+    const now = this.#calls.length;
+    const current = spans?.at(-1);
+    if (current === undefined) spans?.push({ first: now, last: now });
+    else current.last = now;
+  }
+
+  /** Says that what the region holds is lost: the next call writes it anew. Others may use its bytes until then. */
+  renew(region: Region): void {
+    const now = this.#calls.length;
+    this.#spansOf(region)?.push({ first: now, last: now });
+  }
+
+  #spansOf(region: Region): Span[] | undefined {
     let whole = region;
     while (whole.whole !== null) whole = whole.whole;
-    const life = this.#lifetimes.get(whole);
-    if (life === undefined) return;
-    life.first = Math.min(life.first, this.#calls.length);
-    life.last = this.#calls.length;
+    return this.#lifetimes.get(whole)?.spans;
   }
 
   /** The number of calls so far: a position for {@link run}. */
@@ -132,13 +149,13 @@ export class Program {
    * lowest offset where nothing that lives at the same time is in the way.
    */
   place(): number {
-    const alive = [...this.#lifetimes.values()].filter((life) => life.last >= 0);
-    alive.sort((a, b) => b.region.bytes - a.region.bytes || a.first - b.first);
+    const alive = [...this.#lifetimes.values()].filter(({ spans }) => spans.length > 0);
+    alive.sort((a, b) => b.region.bytes - a.region.bytes || firstOf(a) - firstOf(b));
     const placed: Lifetime[] = [];
     let total = 0;
     for (const life of alive) {
       const contemporaries = placed
-        .filter((other) => other.first <= life.last && life.first <= other.last)
+        .filter((other) => meet(other.spans, life.spans))
         .sort((a, b) => a.offset - b.offset);
       const size = wholeLines(life.region.bytes);
       let offset = 0;
@@ -177,4 +194,12 @@ export class Program {
       return `${kernel}(${names.join(", ")}) × ${chunks}`;
     });
   }
+}
+
+function firstOf({ spans: [first] }: Lifetime): number {
+  return (first as Span).first;
+}
+
+function meet(a: readonly Span[], b: readonly Span[]): boolean {
+  return a.some((one) => b.some((other) => one.first <= other.last && other.first <= one.last));
 }

@@ -21,9 +21,10 @@ export class Workspace {
     const bytes = program.place();
     const old = this.#block;
     const fits = old !== null && old.bytes >= bytes;
-    const block = fits ? old : { address: this.#runtime.arena.allocate(bytes), bytes };
+    const { arena } = this.#runtime;
+    const address = () => (old === null ? arena.allocate(bytes) : arena.exchange(old.address, bytes));
+    const block = fits ? old : { address: address(), bytes };
     if (!fits) {
-      if (old !== null) this.#runtime.arena.free(old.address);
       for (const other of this.#programs) other.moveTo(block.address);
       this.#block = block;
     }

@@ -37,7 +37,7 @@ export function splitActivation(what: string, activation: LayerActivation): Spli
     );
   }
   const code = activationCode(what, activation);
-  return code.invertible ? { fused: code, rest: [] } : { fused: linear, rest: [new ActivationOperation(code)] };
+  return code.invertible ? { fused: code, rest: [] } : { fused: linear, rest: [new FusedActivationOperation(code)] };
 }
 
 /** An elementwise activation as a node. */
@@ -68,11 +68,22 @@ export class ActivationOperation implements Operation {
   }
 
   emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const { kind, p0, p1 } = this.#code;
-    const length = emission.outputSize;
-    const y = emission.values("y", length);
-    emission.program.call("activation_forward", elementChunks(length), y, only(inputs), length, ELEMENTS, kind, p0, p1);
+    const y = emission.values("y", emission.outputSize);
+    this.emitForward(emission, y, only(inputs));
     return y;
+  }
+
+  protected emitForward({ program, outputSize }: Emission, y: Region, x: Region): void {
+    const { kind, p0, p1 } = this.#code;
+    program.call("activation_forward", elementChunks(outputSize), y, x, outputSize, ELEMENTS, kind, p0, p1);
+  }
+}
+
+/** The activation of a layer that keeps its pre-activation: of the two, training keeps only that. */
+class FusedActivationOperation extends ActivationOperation {
+  override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
+    const trained = super.emitTraining(emission, inputs);
+    return { ...trained, recompute: () => this.emitForward(emission, trained.y, only(inputs)) };
   }
 }
 

@@ -162,14 +162,15 @@ export class Conv2d extends Layer {
 
     const kernel = variable("kernel");
     const bias = optional("bias");
-    const images = imagesPerPartial(batch);
-    const parts = ceilDiv(batch, images);
     const length = windowHeight * windowWidth * channels * this.filters;
-    const kernelParts = values("kernel gradient partials", parts * length);
-    const biasParts = values("bias gradient partials", parts * this.filters);
+    const images = imagesPerPartial(batch, length, emission.outputSize);
+    const parts = ceilDiv(batch, images);
     if (kernel.gradient !== null) {
+      // A sum of one part is that part.
+      const kernelParts = parts === 1 ? kernel.gradient : values("kernel gradient partials", parts * length);
+      const biasParts = values("bias gradient partials", parts * this.filters);
       program.call("conv2d_backward_kernel", parts, kernelParts, biasParts, dy, x, ...geometry, images, batch);
-      emitSum(program, kernel.gradient, kernelParts, length, parts);
+      if (parts > 1) emitSum(program, kernel.gradient, kernelParts, length, parts);
       if (bias?.gradient) emitSum(program, bias.gradient, biasParts, this.filters, parts);
     }
     if (!wanted) return null;
