@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { type Axes, type Partition, partition, splitAxes } from "../ts/batchnorm/layout.js";
+import { type ChannelAxes, viewOf } from "../ts/batchnorm/axes.js";
+import { type Axes, type Partition, partition } from "../ts/batchnorm/layout.js";
 import { ShapeError } from "../ts/runtime/errors.js";
 import { Random } from "../ts/runtime/random.js";
 import { sizeOf } from "../ts/runtime/shape.js";
@@ -68,7 +69,7 @@ const anyShapes = Array.from({ length: 30 }, (): [shape: number[], axis: number]
 });
 
 describe.each([...corners, ...anyShapes])("the partition of %j with channels on axis %i", (shape, axis) => {
-  const axes = splitAxes("batchNorm", shape, axis);
+  const { axes } = viewOf("batchNorm", shape, axis);
   const cut = partition(axes);
   const chunks = chunksOf(cut);
 
@@ -104,26 +105,49 @@ describe.each([...corners, ...anyShapes])("the partition of %j with channels on 
 });
 
 describe("the axes around the channel axis", () => {
-  test.each<[number[], number, Axes]>([
+  test.each<[number[], ChannelAxes, Axes]>([
     [[7, 5], -1, { outer: 7, channels: 5, inner: 1 }],
     [[7, 5], 0, { outer: 1, channels: 7, inner: 5 }],
     [[2, 3, 4], 1, { outer: 2, channels: 3, inner: 4 }],
     [[2, 3, 4, 5], -2, { outer: 6, channels: 4, inner: 5 }],
     [[2, 3, 4, 5, 6], -5, { outer: 1, channels: 2, inner: 360 }],
     [[2, 3, 4, 5, 6], 4, { outer: 120, channels: 6, inner: 1 }],
-  ])("of %j, axis %i", (shape, axis, axes) => {
-    expect(splitAxes("batchNorm", shape, axis)).toEqual(axes);
+    [[2, 3, 4, 5, 6], [-2, -1], { outer: 24, channels: 30, inner: 1 }],
+    [[2, 3, 4, 5, 6], [2, 1, 3], { outer: 2, channels: 60, inner: 6 }],
+    // An axis of one value is no gap.
+    [[2, 3, 1, 5, 6], [1, 3], { outer: 2, channels: 15, inner: 6 }],
+    [[2, 3, 1, 1, 6], [2, 3], { outer: 36, channels: 1, inner: 1 }],
+    [[4, 5], [0, 1], { outer: 1, channels: 20, inner: 1 }],
+  ])("of %j, axis %j, as they lie", (shape, axis, axes) => {
+    expect(viewOf("batchNorm", shape, axis)).toMatchObject({ axes, permutation: null });
   });
 
-  test.each([[[5]], [[]], [[1, 2, 3, 4, 5, 6]]])("a rank outside 2 to 5 is refused: %j", (shape) => {
-    expect(() => splitAxes('batchNorm "a"', shape, -1)).toThrow(ShapeError);
-    expect(() => splitAxes('batchNorm "a"', shape, -1)).toThrow(
-      /^batchNorm "a" expects a tensor of rank 2 to 5, got \[/,
+  test("that are no neighbours become rows", () => {
+    expect(viewOf("batchNorm", [2, 3, 4, 5], [-1, 1])).toEqual({
+      channelAxes: [1, 3],
+      channelShape: [3, 5],
+      positions: [2, 4],
+      axes: { outer: 8, channels: 15, inner: 1 },
+      permutation: {
+        toRows: { sizes: [2, 4, 3, 5], strides: [60, 5, 20, 1] },
+        fromRows: { sizes: [2, 3, 4, 5], strides: [60, 5, 15, 1] },
+      },
+    });
+  });
+
+  test("may be named once", () => {
+    expect(() => viewOf("batchNorm", [2, 3, 4], [-1, 2])).toThrow(
+      "batchNorm has axis [-1,2], which in [2,3,4] is axis 2 twice",
     );
   });
 
+  test.each([[[5]], [[]], [[1, 2, 3, 4, 5, 6]]])("a rank outside 2 to 5 is refused: %j", (shape) => {
+    expect(() => viewOf('batchNorm "a"', shape, -1)).toThrow(ShapeError);
+    expect(() => viewOf('batchNorm "a"', shape, -1)).toThrow(/^batchNorm "a" expects a tensor of rank 2 to 5, got \[/);
+  });
+
   test.each([2, -3])("an axis that the shape does not have is refused: %i", (axis) => {
-    expect(() => splitAxes("batchNorm", [4, 5], axis)).toThrow(ShapeError);
-    expect(() => splitAxes("batchNorm", [4, 5], axis)).toThrow(/has axis -?\d, which \[4,5\] does not have; set axis/);
+    expect(() => viewOf("batchNorm", [4, 5], axis)).toThrow(ShapeError);
+    expect(() => viewOf("batchNorm", [4, 5], axis)).toThrow(/has axis -?\d, which \[4,5\] does not have; set axis/);
   });
 });

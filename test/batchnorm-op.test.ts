@@ -27,7 +27,7 @@ const data = (shape: readonly number[], seed: number) => noise(sizeOf(shape), se
 const tensor = (shape: readonly number[], seed: number) => ek.tensor(shape, data(shape, seed));
 
 /** An op with γ and β that are neither 1 nor 0; ε as f32 takes it. */
-function make(options: BatchNormOpOptions): BatchNorm {
+function make(options: BatchNormOpOptions & { readonly features: number }): BatchNorm {
   const bn = ek.batchNorm(options);
   bn.gamma?.value.data.set(noise(options.features, 70, -1.5, 1.5));
   bn.beta?.value.data.set(noise(options.features, 71, -1, 1));
@@ -37,8 +37,9 @@ function make(options: BatchNormOpOptions): BatchNorm {
 /** What the references need to know of an op. */
 function parametersOf(bn: BatchNorm) {
   const { epsilon, activation } = bn.getConfig();
-  const gamma = bn.gamma?.value.data.slice() ?? new Float32Array(bn.features).fill(1);
-  const beta = bn.beta?.value.data.slice() ?? new Float32Array(bn.features);
+  const channels = bn.runningMean.size;
+  const gamma = bn.gamma?.value.data.slice() ?? new Float32Array(channels).fill(1);
+  const beta = bn.beta?.value.data.slice() ?? new Float32Array(channels);
   return { gamma, beta, epsilon: Math.fround(epsilon), activation };
 }
 

@@ -1,3 +1,4 @@
+export type { ChannelAxes, Features } from "./batchnorm/axes.js";
 export type {
   BackwardReduceRequest,
   BackwardWithRequest,

@@ -31,6 +31,7 @@ pub mod math;
 pub mod optim;
 #[cfg(any(test, feature = "selftest"))]
 pub mod oracle;
+pub mod permute;
 pub mod pool;
 pub mod reduce;
 #[cfg(any(test, feature = "selftest"))]

@@ -90,6 +90,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::dropout::cases::CASES,
         crate::gemm::cases::CASES,
         crate::optim::cases::CASES,
+        crate::permute::cases::CASES,
         crate::pool::cases::CASES,
         crate::softmax::cases::CASES,
     ];

@@ -2,6 +2,7 @@ import type { ActivationCode } from "../runtime/activation.js";
 import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
 import type { Group, Groups } from "./groups.js";
 import type { Partition } from "./layout.js";
+import { type Permutation, Rows } from "./permutation.js";
 
 /** What the core reads and writes besides the data; null where the batch norm has none. */
 export interface BatchNormRegions {
@@ -16,6 +17,8 @@ export interface BatchNormRegions {
 export interface CoreSettings {
   readonly name: string;
   readonly groups: Groups;
+  /** For channel axes that are no neighbours; `groups` are those of the rows then. */
+  readonly permutation: Permutation | null;
   readonly epsilon: number;
   readonly activation: ActivationCode;
   readonly regions: BatchNormRegions;
@@ -50,6 +53,7 @@ export class BatchNormCore {
   readonly #constants: Constants;
   readonly #settings: CoreSettings;
   readonly #channels: number;
+  readonly #rows: Rows;
   /** What the calls after the statistics work with. */
   #sets: readonly StatisticsSet[] = [];
 
@@ -58,6 +62,7 @@ export class BatchNormCore {
     this.#constants = constants;
     this.#settings = settings;
     this.#channels = settings.groups.whole.cut.channels;
+    this.#rows = new Rows(program, settings.name, settings.permutation);
     this.triple = constants.region(`${settings.name}/statistics`, 16 * this.#channels);
     this.notFinite = program.workspace(`${settings.name}/not finite`, 4);
   }
@@ -67,11 +72,12 @@ export class BatchNormCore {
     const { name, groups } = this.#settings;
     const { parts } = groups;
     const alone = parts.length === 1;
+    const rows = this.#rows.of(x);
     this.#sets = parts.map((group, i) => {
       const label = alone ? name : `${name}/group ${i}`;
       const triple = alone ? this.triple : this.#program.workspace(`${label}/statistics`, 16 * this.#channels);
       const { cut } = group;
-      emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, partOf(x, group));
+      emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, partOf(rows, group));
       return this.#formCoefficients(this.#program.constants, { group, triple, count: cut.count, fromBatch: true });
     });
     if (!alone) this.#mergeGroups();
@@ -95,18 +101,10 @@ export class BatchNormCore {
 
   /** y = f(γ·x̂ + β) with the statistics that were taken last. */
   normalize(y: Region, x: Region): void {
-    const { kind, p0, p1 } = this.#settings.activation;
-    for (const { group, coefficients: k } of this.#sets) {
-      const { cut } = group;
-      const [to, from] = [partOf(y, group), partOf(x, group)];
-      const { channels, outer, inner, unit, chunk, chunks } = cut;
-      if (cut.kind === "rows") {
-        this.#program.call("bn_rows_normalize", chunks, to, from, k, outer, channels, unit, kind, p0, p1);
-      } else {
-        const parts = partCount(cut);
-        this.#program.call("bn_runs_normalize", chunks, to, from, k, channels, inner, unit, parts, chunk, kind, p0, p1);
-      }
-    }
+    const from = this.#rows.of(x);
+    this.#rows.write(y, (to) => {
+      for (const set of this.#sets) this.#normalizeGroup(partOf(to, set.group), partOf(from, set.group), set);
+    });
   }
 
   /** dγ, dβ and, unless null, dx of the normalisation above; x must still be what it was. */
@@ -120,8 +118,10 @@ export class BatchNormCore {
     const { name } = this.#settings;
     const bytes = 16 * this.#channels;
     const sums = this.#program.workspace(`${name}/sums`, bytes * this.#sets.length);
+    const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
     this.#sets.forEach((set, i) => {
-      this.#groupSums(sums.part(`${name}/sums`, bytes * i, bytes), partOf(dy, set.group), partOf(x, set.group), set);
+      const own = sums.part(`${name}/sums`, bytes * i, bytes);
+      this.#groupSums(own, partOf(dyRows, set.group), partOf(xRows, set.group), set);
     });
     return sums;
   }
@@ -137,10 +137,13 @@ export class BatchNormCore {
     }
     if (dx === null) return;
     const bytes = 16 * channels;
-    this.#sets.forEach((set, i) => {
-      const own = sums.part(`${name}/sums`, bytes * i, bytes);
-      const { group } = set;
-      this.#inputGradient(partOf(dx, group), partOf(dy, group), partOf(x, group), own, set);
+    const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
+    this.#rows.write(dx, (dxRows) => {
+      this.#sets.forEach((set, i) => {
+        const own = sums.part(`${name}/sums`, bytes * i, bytes);
+        const { group } = set;
+        this.#inputGradient(partOf(dxRows, group), partOf(dyRows, group), partOf(xRows, group), own, set);
+      });
     });
   }
 
@@ -178,6 +181,18 @@ export class BatchNormCore {
     const [channels, k] = [this.#channels, coefficients];
     program.call("bn_coefficients", 1, k, triple, gamma ?? 0, beta ?? 0, channels, count, epsilon);
     return { ...set, coefficients };
+  }
+
+  #normalizeGroup(y: Region, x: Region, { group, coefficients: k }: StatisticsSet): void {
+    const { kind, p0, p1 } = this.#settings.activation;
+    const { cut } = group;
+    const { channels, outer, inner, unit, chunk, chunks } = cut;
+    if (cut.kind === "rows") {
+      this.#program.call("bn_rows_normalize", chunks, y, x, k, outer, channels, unit, kind, p0, p1);
+    } else {
+      const parts = partCount(cut);
+      this.#program.call("bn_runs_normalize", chunks, y, x, k, channels, inner, unit, parts, chunk, kind, p0, p1);
+    }
   }
 
   #groupSums(sums: Region, dy: Region, x: Region, { group, triple, count, coefficients: k }: StatisticsSet): void {

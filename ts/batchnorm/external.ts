@@ -4,8 +4,9 @@ import { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
+import { type Features, type View, viewOf } from "./axes.js";
 import { BatchNormCore, type BatchNormRegions } from "./core.js";
-import { type Groups, groupsOf } from "./groups.js";
+import { groupsOf } from "./groups.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import { activationOf, type BatchNormConfig } from "./options.js";
 import { Outputs } from "./outputs.js";
@@ -59,7 +60,9 @@ interface Owner {
   readonly name: string;
   /** For messages: `batchNorm "bn1"`. */
   readonly what: string;
-  readonly features: number;
+  readonly features: Features;
+  /** In all. */
+  readonly channels: number;
   readonly config: BatchNormConfig;
   readonly rule: RunningRule;
   readonly regions: BatchNormRegions;
@@ -86,11 +89,11 @@ export class ExternalStatistics {
   forward(request: ForwardWithRequest): Tensor {
     const what = this.#check("forwardWith", request, ["x", "stats", "out"]);
     const { x, stats, out } = request;
-    const groups = this.#checkInput(what, x, stats);
+    const view = this.#checkInput(what, x, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const y = out ?? this.#outputs.of(x.shape).y;
     checkApart(what, y, { x });
-    this.#run(groups, { stats }, (core) => {
+    this.#run(view, { stats }, (core) => {
       core.normalize(regionOf("y", y), regionOf("x", x));
       return undefined;
     });
@@ -105,13 +108,13 @@ export class ExternalStatistics {
   backwardWith(request: BackwardWithRequest): Tensor {
     const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "out"]);
     const { x, dy, stats, sums, out } = request;
-    const groups = this.#checkInput(what, x, stats);
+    const view = this.#checkInput(what, x, stats);
     this.#checkTensorLike(what, "dy", dy, x);
     this.#checkSums(what, sums, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const dx = out ?? this.#outputs.of(x.shape).dx;
     checkApart(what, dx, { x, dy });
-    this.#run(groups, { stats, sums }, (core, total) => {
+    this.#run(view, { stats, sums }, (core, total) => {
       core.gradientFromSums(regionOf("dx", dx), regionOf("dy", dy), regionOf("x", x), total);
       return undefined;
     });
@@ -132,18 +135,18 @@ export class ExternalStatistics {
   }
 
   commit(stats: Statistics): void {
-    const { what, features, config, rule } = this.#owner;
+    const { what, channels, config, rule } = this.#owner;
     const call = `${what}: commit`;
-    const { count } = checkStatistics(call, stats, { channels: features, least: 1 });
+    const { count } = checkStatistics(call, stats, { channels, least: 1 });
     if (count === 1) {
       if (config.onSingleValue !== "error") return;
       throw new ValueError(
         `${call}: one value a channel has no variance; merge more, or set onSingleValue: "useRunning" or "skipUpdate"`,
       );
     }
-    // Running statistics have no layout: any cut of this many channels serves.
-    const groups = groupsOf({ outer: 1, channels: features, inner: 1 }, 1, null);
-    this.#run(groups, { stats }, (core) => {
+    // Running statistics have no layout: any view of this many channels serves.
+    const view = viewOf(what, [1, channels], -1);
+    this.#run(view, { stats }, (core) => {
       core.updateRunning(rule.rate);
       return undefined;
     });
@@ -156,10 +159,11 @@ export class ExternalStatistics {
   }
 
   #reduce(what: string, { x, dy, stats }: BackwardReduceRequest): GradientSums {
-    const groups = this.#checkInput(what, x, stats);
+    const view = this.#checkInput(what, x, stats);
     this.#checkTensorLike(what, "dy", dy, x);
-    const { channels, count } = groups.whole.cut;
-    const sums = this.#run(groups, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
+    const { channels, outer, inner } = view.axes;
+    const count = outer * inner;
+    const sums = this.#run(view, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
     return { count, sumDy: sums.slice(0, channels), sumDyXhat: sums.slice(channels) };
   }
 
@@ -168,22 +172,23 @@ export class ExternalStatistics {
    * sums.
    */
   #run(
-    groups: Groups,
+    { axes, permutation }: View,
     { stats, sums }: { readonly stats: Statistics; readonly sums?: GradientSums },
     emit: (core: BatchNormCore, total: Region) => Region | undefined,
   ): Float64Array {
-    const { name, what, features, config, rule, regions } = this.#owner;
+    const { name, what, channels, config, rule, regions } = this.#owner;
     const program = new Program();
     const core = new BatchNormCore(program, {
       name,
-      groups,
+      groups: groupsOf(axes, 1, null),
+      permutation,
       epsilon: this.#epsilon,
       activation: activationOf(what, config),
       regions: { ...regions, gammaGradient: null, betaGradient: null },
       groupVariance: config.groupVariance,
       correction: (count) => rule.correction(count),
     });
-    const total = program.workspace(`${name}/given sums`, 16 * features);
+    const total = program.workspace(`${name}/given sums`, 16 * channels);
     // Before the first call: it is written before all of them.
     if (sums !== undefined) program.touch(total);
     core.givenStatistics(stats.count);
@@ -214,12 +219,12 @@ export class ExternalStatistics {
     return what;
   }
 
-  #checkInput(what: string, x: Tensor, stats: Statistics): Groups {
-    const { features, config } = this.#owner;
+  #checkInput(what: string, x: Tensor, stats: Statistics): View {
+    const { features, channels, config } = this.#owner;
     checkTensor(what, "x", x, this.#runtime);
-    const axes = checkChannels(this.#owner.what, x, config.axis, features);
-    checkStatistics(`${what}: stats`, stats, { channels: features, least: 1 });
-    return groupsOf(axes, 1, null);
+    const view = checkChannels(this.#owner.what, x, config.axis, features);
+    checkStatistics(`${what}: stats`, stats, { channels, least: 1 });
+    return view;
   }
 
   #checkTensorLike(what: string, name: string, tensor: Tensor, x: Tensor): void {
@@ -231,9 +236,9 @@ export class ExternalStatistics {
     if (typeof sums !== "object" || sums === null) {
       throw new ValueError(`${what}: sums must be what backwardReduce returns, got ${formatValue(sums)}`);
     }
-    const { features } = this.#owner;
-    checkVector(`${what}: sums.sumDy`, sums.sumDy, features);
-    checkVector(`${what}: sums.sumDyXhat`, sums.sumDyXhat, features);
+    const { channels } = this.#owner;
+    checkVector(`${what}: sums.sumDy`, sums.sumDy, channels);
+    checkVector(`${what}: sums.sumDyXhat`, sums.sumDyXhat, channels);
     if (checkInteger(`${what}: sums.count`, sums.count, 1) !== stats.count) {
       throw new ValueError(
         `${what}: sums are over ${sums.count} values a channel, stats over ${stats.count}; add up the sums, count ` +

@@ -3,7 +3,7 @@ import { ShapeError, ValueError } from "../runtime/errors.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sameShape } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
-import { type Axes, splitAxes } from "./layout.js";
+import { type ChannelAxes, type Features, formatAxes, formatFeatures, type View, viewOf } from "./axes.js";
 
 /**
  * The address of a tensor that is alive, in this memory.
@@ -29,14 +29,16 @@ export function checkSameShape(owner: string, what: string, tensor: Tensor, whos
   throw new ShapeError(`${owner}: ${what} must have the shape of ${whose}, ${want}, got ${got}`);
 }
 
-/** The axes of x around its channels. @throws {ShapeError} unless it has `features` channels on the axis. */
-export function checkChannels(owner: string, x: Tensor, axis: number, features: number): Axes {
-  const axes = splitAxes(owner, x.shape, axis);
-  if (axes.channels !== features) {
+/** How x is seen. @throws {ShapeError} unless it has `features` channels on the axes. */
+export function checkChannels(owner: string, x: Tensor, axis: ChannelAxes, features: Features): View {
+  const view = viewOf(owner, x.shape, axis);
+  const { channelShape } = view;
+  if (!sameShape(channelShape, [features].flat())) {
+    const got = formatFeatures(channelShape.length === 1 ? (channelShape[0] as number) : channelShape);
     throw new ShapeError(
-      `${owner} expects ${features} channels on axis ${axis}, got ${axes.channels} in ` +
-        `${formatShape(x.shape)}; set features: ${axes.channels}, or another axis`,
+      `${owner} expects ${formatFeatures(features)} channels on axis ${formatAxes(axis)}, got ${got} in ` +
+        `${formatShape(x.shape)}; set features: ${got}, or another axis`,
     );
   }
-  return axes;
+  return view;
 }

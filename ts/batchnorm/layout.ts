@@ -1,7 +1,6 @@
-import { ShapeError } from "../runtime/errors.js";
-import { ceilDiv, formatShape, type Shape, sizeOf } from "../runtime/shape.js";
+import { ceilDiv } from "../runtime/shape.js";
 
-/** A tensor as batch norm sees it: the axes before the channel axis, that axis, and those after it. */
+/** A tensor with neighbouring channel axes: the axes before them, they, and the axes after them. */
 export interface Axes {
   readonly outer: number;
   readonly channels: number;
@@ -37,23 +36,6 @@ export interface Partition {
 const PART = 4096;
 // Fewer rows would leave more bytes of partial results (16 a channel and part) than a quarter of the input.
 const LEAST_ROWS = 16;
-
-/**
- * The axes of a shape around its channel axis.
- *
- * @throws {ShapeError} for a rank outside 2–5 or an axis that the shape does not have.
- */
-export function splitAxes(what: string, shape: Shape, axis: number): Axes {
-  const rank = shape.length;
-  if (rank < 2 || rank > 5) {
-    throw new ShapeError(`${what} expects a tensor of rank 2 to 5, got ${formatShape(shape)}`);
-  }
-  const at = axis < 0 ? rank + axis : axis;
-  if (at < 0 || at >= rank) {
-    throw new ShapeError(`${what} has axis ${axis}, which ${formatShape(shape)} does not have; set axis to -1 or 1`);
-  }
-  return { outer: sizeOf(shape.slice(0, at)), channels: shape[at] as number, inner: sizeOf(shape.slice(at + 1)) };
-}
 
 /** How a tensor with these axes is cut. */
 export function partition({ outer, channels, inner }: Axes): Partition {

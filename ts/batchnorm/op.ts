@@ -3,9 +3,10 @@ import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Scalar } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { formatShape, type Shape } from "../runtime/shape.js";
+import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
+import { checkFeatures, type Features, type View } from "./axes.js";
 import {
   type BackwardReduceRequest,
   type BackwardWithRequest,
@@ -21,7 +22,6 @@ import {
   type BatchNormConfig,
   type BatchNormOptions,
   batchNormConfig,
-  checkFeatures,
   checkInitializers,
 } from "./options.js";
 import { Outputs } from "./outputs.js";
@@ -33,8 +33,8 @@ import { type Parameter, Variables } from "./variables.js";
 
 /** Options of `ek.batchNorm`. */
 export interface BatchNormOpOptions extends BatchNormOptions {
-  /** Number of channels. */
-  readonly features: number;
+  /** Number of channels; with several axes the number on each, in the order of the axes from the first on. */
+  readonly features: Features;
   /** For error messages. Default "batch_norm". */
   readonly name?: string;
 }
@@ -47,7 +47,8 @@ export interface BatchNormOpOptions extends BatchNormOptions {
  */
 export class BatchNorm {
   readonly name: string;
-  readonly features: number;
+  /** Number of channels; with several axes the number on each. γ, β and the running statistics are of this shape. */
+  readonly features: Features;
   /** The scale γ, ones at the start (`gammaInitializer`); null with `scale: false`. */
   readonly gamma: Parameter | null;
   /** The shift β, zeros at the start (`betaInitializer`); null with `center: false`. */
@@ -60,6 +61,8 @@ export class BatchNorm {
   readonly #runtime: Runtime;
   readonly #config: BatchNormConfig;
   readonly #what: string;
+  /** In all. */
+  readonly #channels: number;
   readonly #rule: RunningRule;
   readonly #rate = new Scalar(0);
   readonly #variables: Variables;
@@ -77,8 +80,10 @@ export class BatchNorm {
     if (typeof name !== "string") throw new ValueError(`batchNorm: name must be a text, got ${formatValue(name)}`);
     this.#what = `batchNorm "${name}"`;
     this.#config = batchNormConfig(this.#what, options, ["features", "name"]);
-    this.features = checkFeatures(this.#what, options.features);
-    checkInitializers(this.#what, this.#config, this.features);
+    this.features = checkFeatures(this.#what, options.features, this.#config.axis);
+    const shape = Object.freeze([this.features].flat());
+    this.#channels = sizeOf(shape);
+    checkInitializers(this.#what, this.#config, this.#channels);
     this.name = name;
     this.#runtime = runtime;
     this.#rule = new RunningRule(this.#config);
@@ -86,7 +91,7 @@ export class BatchNorm {
     this.#outputs = new Outputs(runtime, this.#what);
 
     const owner = { name, what: this.#what };
-    this.#variables = new Variables(runtime, owner, Object.freeze([this.features]), this.#config);
+    this.#variables = new Variables(runtime, owner, shape, this.#config);
     const { gamma, beta, runningMean, runningVariance } = this.#variables;
     this.gamma = gamma;
     this.beta = beta;
@@ -96,6 +101,7 @@ export class BatchNorm {
       name,
       what: this.#what,
       features: this.features,
+      channels: this.#channels,
       config: this.#config,
       rule: this.#rule,
       regions: this.#variables.regions,
@@ -144,7 +150,7 @@ export class BatchNorm {
    * Sets the running statistics; they count in full, as if many updates had led to them. (With momentum "cumulative" only
    * the updates count: before the first one, they are there for inference alone.)
    *
-   * @throws {ShapeError} unless both have `features` values.
+   * @throws {ShapeError} unless both have as many values as there are channels.
    * @throws {ValueError} for a value that is not finite, or a negative variance.
    */
   setStatistics(statistics: { readonly mean: ArrayLike<number>; readonly variance: ArrayLike<number> }): void {
@@ -155,9 +161,9 @@ export class BatchNorm {
       ["mean", mean, Number.NEGATIVE_INFINITY],
       ["variance", variance, 0],
     ] as const) {
-      if (values?.length !== this.features) {
+      if (values?.length !== this.#channels) {
         const got = values === undefined ? "none" : (values.length ?? formatValue(values));
-        throw new ShapeError(`${this.#what}: ${what} must have ${this.features} values, got ${got}`);
+        throw new ShapeError(`${this.#what}: ${what} must have ${this.#channels} values, got ${got}`);
       }
       for (const value of Array.from(values)) {
         const expected = `finite in f32${least === 0 ? " and not negative" : ""}`;
@@ -172,7 +178,7 @@ export class BatchNorm {
   /**
    * y of x's shape; in "training" and "recalibrating" also moves the running statistics.
    *
-   * @param x rank 2–5, with `features` channels on the configured axis. It must stay as it is until `backward`.
+   * @param x rank 2–5, with `features` channels on the configured axes. It must stay as it is until `backward`.
    * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
    * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
    * @throws {ValueError} for a tensor of another runtime, or one that this op returned.
@@ -183,13 +189,14 @@ export class BatchNorm {
   forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
     checkOptions(`${this.#what}: forward`, options, ["out"]);
-    const groups = this.#checkInput(x);
+    const view = this.#checkInput(x);
+    const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize);
     const { out } = options;
     if (out !== undefined) this.#checkOut(x, out);
     const effective = this.#singleValueRule(groups, x.shape, rule);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
-    const plan = this.#planFor(x.shape, groups, effective);
+    const plan = this.#planFor(x.shape, view, groups, effective);
     const storage = this.#outputs.of(x.shape);
 
     plan.x.moveTo(x.address);
@@ -297,7 +304,7 @@ export class BatchNorm {
   }
 
   /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
-  getConfig(): BatchNormConfig & { readonly features: number; readonly name: string } {
+  getConfig(): BatchNormConfig & { readonly features: Features; readonly name: string } {
     return { ...this.#config, features: this.features, name: this.name };
   }
 
@@ -320,7 +327,7 @@ export class BatchNorm {
     return this;
   }
 
-  #checkInput(x: Tensor): Groups {
+  #checkInput(x: Tensor): View {
     const address = checkTensor(this.#what, "x", x, this.#runtime);
     if (this.#outputs.has(address)) {
       throw new ValueError(
@@ -329,14 +336,13 @@ export class BatchNorm {
       );
     }
     const { axis, groupSize } = this.#config;
-    const axes = checkChannels(this.#what, x, axis, this.features);
-    if (groupSize !== null && (axis === 0 || axis === -x.shape.length)) {
+    const view = checkChannels(this.#what, x, axis, this.features);
+    if (groupSize !== null && view.channelAxes[0] === 0) {
       throw new ValueError(
-        `${this.#what}: axis ${axis} holds channels, so there are no samples to group; leave groupSize out, or set ` +
-          `another axis`,
+        `${this.#what}: axis 0 holds channels, so there are no samples to group; leave groupSize out, or set another axis`,
       );
     }
-    return groupsOf(axes, x.shape[0] as number, groupSize);
+    return view;
   }
 
   #checkOut(x: Tensor, out: Tensor): void {
@@ -351,18 +357,19 @@ export class BatchNorm {
     const [channels] = this.#runtime.u32(core.notFinite.value, 1);
     if (channels === 0) return;
     throw new NonFiniteError(
-      `${this.#what}: ${channels} of ${this.features} channels have statistics that are not finite; the input ` +
+      `${this.#what}: ${channels} of ${this.#channels} channels have statistics that are not finite; the input ` +
         `${formatShape(shape)} holds NaN or infinity. Nothing was changed; find where the value comes from`,
     );
   }
 
-  #planFor(shape: Shape, groups: Groups, rule: StateRule): Plan {
+  #planFor(shape: Shape, { permutation }: View, groups: Groups, rule: StateRule): Plan {
     const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
     let plan = this.#plans.get(key);
     if (plan === undefined) {
       plan = planStep(shape, rule, this.#rate, {
         name: this.name,
         groups,
+        permutation,
         epsilon: Math.fround(this.#config.epsilon),
         activation: activationOf(this.#what, this.#config),
         regions: this.#variables.regions,

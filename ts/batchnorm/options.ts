@@ -1,20 +1,16 @@
 import { type Activation, type ActivationCode, activationCode, frozenActivation } from "../runtime/activation.js";
-import {
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkOptions,
-  formatValue,
-  isPositiveF32,
-  oneOf,
-} from "../runtime/check.js";
+import { checkBoolean, checkInteger, checkNumber, checkOptions, isPositiveF32, oneOf } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
+import { type ChannelAxes, checkAxes } from "./axes.js";
 import { checkInitial, checkInitialLength, type InitialValues } from "./initial.js";
 
 /** The options that `ek.batchNorm` and `layers.batchNormalization` share. */
 export interface BatchNormOptions {
-  /** The channel axis; negative counts from the end. Default −1, channels last. */
-  readonly axis?: number;
+  /**
+   * The channel axis, or several (a channel for each place on them); negative counts from the end. Default −1, channels
+   * last. Axes that are no neighbours are slower: the tensor is brought into another order and back.
+   */
+  readonly axis?: ChannelAxes;
   /**
    * Keras's meaning: the weight of the OLD running value, in [0, 1). Default 0.99. (PyTorch's is 1 minus this.)
    * `"cumulative"`: the plain average of all updates.
@@ -107,9 +103,7 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
     BATCH_NORM_OPTIONS.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]),
   );
   const config: BatchNormConfig = { ...DEFAULTS, ...given };
-  if (!Number.isInteger(config.axis)) {
-    throw new ValueError(`${what}: axis must be an integer, got ${formatValue(config.axis)}`);
-  }
+  const axis = checkAxes(what, config.axis);
   if (config.momentum !== "cumulative") {
     const expected = `in [0, 1) (the weight of the old value; PyTorch's 0.1 is 0.9 here) or "cumulative"`;
     checkNumber(`${what}: momentum`, config.momentum, expected, (v) => v >= 0 && v < 1);
@@ -131,7 +125,7 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
       checkInitial(`${what}: ${key}`, config[key as keyof Initializers], least),
     ]),
   );
-  return Object.freeze({ ...config, ...initial, activation: frozenActivation(activation) });
+  return Object.freeze({ ...config, axis, ...initial, activation: frozenActivation(activation) });
 }
 
 /** @throws {ShapeError} for an initializer that is an array of another length. */
@@ -144,9 +138,4 @@ export function checkInitializers(what: string, config: BatchNormConfig, channel
 /** The configured activation as kernels take it. */
 export function activationOf(what: string, config: BatchNormConfig): ActivationCode {
   return activationCode(what, config.activation);
-}
-
-/** @throws {ValueError} unless `features` is a positive integer. */
-export function checkFeatures(what: string, features: unknown): number {
-  return checkInteger(`${what}: features`, features, 1);
 }

@@ -5,9 +5,11 @@ import type { Runtime } from "../runtime/runtime.js";
 import { formatShape } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
+import { type ChannelAxes, checkAxes, viewOf } from "./axes.js";
 import { emitStatistics } from "./core.js";
 import { checkTensor } from "./inputs.js";
-import { partition, splitAxes } from "./layout.js";
+import { partition } from "./layout.js";
+import { Rows } from "./permutation.js";
 
 /** What is known of each channel's values; merges without loss. Plain data: sent between threads and machines as it is. */
 export interface Statistics {
@@ -20,24 +22,25 @@ export interface Statistics {
 }
 
 export interface StatisticsOptions {
-  /** The channel axis; negative counts from the end. Default −1, channels last. */
-  readonly axis?: number;
+  /** The channel axis, or several; negative counts from the end. Default −1, channels last. */
+  readonly axis?: ChannelAxes;
 }
 
 /** The statistics of x. */
 export function statisticsOf(runtime: Runtime, x: Tensor, options: StatisticsOptions): Statistics {
   const what = "statistics";
   checkOptions(what, options, ["axis"]);
-  const { axis = -1 } = options;
-  if (!Number.isInteger(axis)) throw new ValueError(`${what}: axis must be an integer, got ${formatValue(axis)}`);
+  const axis = checkAxes(what, options.axis ?? -1);
   const address = checkTensor(what, "x", x, runtime);
-  const cut = partition(splitAxes(what, x.shape, axis));
+  const { axes, permutation } = viewOf(what, x.shape, axis);
+  const cut = partition(axes);
   const { channels, count } = cut;
 
   const program = new Program();
   const triple = program.workspace("statistics", 16 * channels);
   const notFinite = program.workspace("not finite", 4);
-  emitStatistics(program, { name: what, cut, triple, notFinite }, Region.at("x", address, 4 * x.size));
+  const rows = new Rows(program, what, permutation);
+  emitStatistics(program, { name: what, cut, triple, notFinite }, rows.of(Region.at("x", address, 4 * x.size)));
   const workspace = new Workspace(runtime);
   try {
     workspace.add(program);

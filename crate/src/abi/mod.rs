@@ -12,6 +12,7 @@ mod conv;
 mod dropout;
 mod gemm;
 mod optim;
+mod permute;
 mod pool;
 #[cfg(feature = "selftest")]
 mod selftest;

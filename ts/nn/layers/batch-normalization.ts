@@ -1,6 +1,6 @@
+import { type View, viewOf } from "../../batchnorm/axes.js";
 import { BatchNormCore } from "../../batchnorm/core.js";
 import { groupsOf, leastCount } from "../../batchnorm/groups.js";
-import { type Axes, splitAxes } from "../../batchnorm/layout.js";
 import {
   activationOf,
   BATCH_NORM_OPTIONS,
@@ -15,7 +15,7 @@ import type { Statistics } from "../../batchnorm/statistics.js";
 import { checkBoolean } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import { type Region, Scalar } from "../../runtime/program.js";
-import { formatShape, type Shape } from "../../runtime/shape.js";
+import { formatShape, type Shape, sizeOf } from "../../runtime/shape.js";
 import { type Emission, Layer, type LayerOptions, only, type Trained, type VariableSpec } from "../layer.js";
 
 /** Options of `layers.batchNormalization`: those of `ek.batchNorm`, and every layer's. */
@@ -141,14 +141,13 @@ export class BatchNormalization extends Layer {
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
-    this.#axes([1, ...only(inputs)]);
+    this.#view([1, ...only(inputs)]);
     return only(inputs);
   }
 
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
-    const { channels } = this.#axes([1, ...only(inputs)]);
-    const shape = [channels];
-    checkInitializers(this.what, this.#config, channels);
+    const { channelShape: shape } = this.#view([1, ...only(inputs)]);
+    checkInitializers(this.what, this.#config, sizeOf(shape));
     const { scale, center, gammaInitializer, betaInitializer, ...config } = this.#config;
     return [
       ...(scale ? [{ name: "gamma", shape, initializer: gammaInitializer, trainable: true }] : []),
@@ -219,22 +218,28 @@ export class BatchNormalization extends Layer {
   }
 
   /** Shapes are with the batch axis. */
-  #axes(shape: Shape): Axes {
+  #view(shape: Shape): View {
     const { axis } = this.#config;
-    if (axis === 0 || axis === -shape.length) {
-      throw new ShapeError(`${this.what}: axis ${axis} is the batch axis; set axis to -1, the channels of each sample`);
+    const view = viewOf(this.what, shape, axis);
+    const batchAxis = [axis].flat().find((at) => at === 0 || at === -shape.length);
+    if (batchAxis !== undefined) {
+      throw new ShapeError(
+        `${this.what}: axis ${batchAxis} is the batch axis; set axis to -1, the channels of each sample`,
+      );
     }
-    return splitAxes(this.what, shape, axis);
+    return view;
   }
 
   #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission, groupSize: number | null) {
     const { epsilon, groupVariance } = this.#config;
-    const groups = groupsOf(this.#axes([batch, ...only(inputShapes)]), batch, groupSize);
+    const { axes, permutation } = this.#view([batch, ...only(inputShapes)]);
+    const groups = groupsOf(axes, batch, groupSize);
     const gamma = optional("gamma");
     const beta = optional("beta");
     const settings = {
       name,
       groups,
+      permutation,
       epsilon: Math.fround(epsilon),
       activation: activationOf(this.what, this.#config),
       regions: {
