@@ -204,6 +204,7 @@ describe("fit's callbacks", () => {
           valAccuracy: history.valAccuracy[i],
           seconds: figure,
           samplesPerSecond: figure,
+          health: { batch_normalization: expect.anything(), batch_normalization_1: expect.anything() },
         },
       ],
     ];

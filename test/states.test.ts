@@ -99,6 +99,7 @@ describe("every call of ek.batchNorm, in every state", () => {
       legal: moving,
       remedy: "its running statistics do not move; call train() or recalibrate() first",
     },
+    health: { call: () => bn.health(), legal: live },
     getConfig: { call: () => bn.getConfig(), legal: [...live, "disposed"] },
     dispose: { call: () => bn.dispose(), legal: [...live, "disposed"] },
   };

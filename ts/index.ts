@@ -6,6 +6,7 @@ export type {
   GradientSums,
   StatisticsGradients,
 } from "./batchnorm/external.js";
+export type { BatchNormHealth } from "./batchnorm/health.js";
 export type { InitialValues } from "./batchnorm/initial.js";
 export { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
 export type { BatchNormConfig, BatchNormOptions } from "./batchnorm/options.js";
@@ -16,6 +17,7 @@ export type { Labels, Samples } from "./data/arrays.js";
 export { type Dataset, type IdxImages, parseIdxImages, parseIdxLabels } from "./data/idx.js";
 export { Evenkeel, load } from "./evenkeel.js";
 export type { BatchLogs, Callback, EpochLogs, History } from "./nn/fit.js";
+export type { HealthHistory, HealthWarning } from "./nn/fit-health.js";
 export type { FoldEntry } from "./nn/fold.js";
 export type { Padding, Pair } from "./nn/geometry.js";
 export { Layer, type LayerConfig, type LayerOptions } from "./nn/layer.js";

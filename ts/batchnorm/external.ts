@@ -134,12 +134,13 @@ export class ExternalStatistics {
     };
   }
 
-  commit(stats: Statistics): void {
+  /** Returns whether the running statistics moved. */
+  commit(stats: Statistics): boolean {
     const { what, channels, config, rule } = this.#owner;
     const call = `${what}: commit`;
     const { count } = checkStatistics(call, stats, { channels, least: 1 });
     if (count === 1) {
-      if (config.onSingleValue !== "error") return;
+      if (config.onSingleValue !== "error") return false;
       throw new ValueError(
         `${call}: one value a channel has no variance; merge more, or set onSingleValue: "useRunning" or "skipUpdate"`,
       );
@@ -151,6 +152,7 @@ export class ExternalStatistics {
       return undefined;
     });
     rule.commit();
+    return true;
   }
 
   /** Frees what the calls returned. */

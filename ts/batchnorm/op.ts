@@ -16,6 +16,7 @@ import {
   type StatisticsGradients,
 } from "./external.js";
 import { type Groups, groupsOf, leastCount } from "./groups.js";
+import { type BatchNormHealth, HealthMonitor } from "./health.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import {
   activationOf,
@@ -70,6 +71,7 @@ export class BatchNorm {
   readonly #workspace: Workspace;
   readonly #outputs: Outputs;
   readonly #external: ExternalStatistics;
+  #health: HealthMonitor;
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
@@ -87,6 +89,7 @@ export class BatchNorm {
     this.name = name;
     this.#runtime = runtime;
     this.#rule = new RunningRule(this.#config);
+    this.#health = this.#startHealth();
     this.#workspace = new Workspace(runtime);
     this.#outputs = new Outputs(runtime, this.#what);
 
@@ -144,6 +147,7 @@ export class BatchNorm {
     ruleOf(this.#what, "resetStatistics", this.#state);
     this.#variables.startStatistics();
     this.#rule.reset();
+    this.#health = this.#startHealth();
   }
 
   /**
@@ -209,6 +213,11 @@ export class BatchNorm {
       this.#rate.value = this.#rule.rate;
       plan.program.run(this.#runtime, plan.forwardEnd, plan.commitEnd);
       this.#rule.commit();
+      const triple = this.#runtime.f64(plan.core.triple.value, 2 * this.runningMean.size);
+      const count = leastCount(groups);
+      this.#health.record({ values: groups.whole.cut.count, least: count, triple });
+    } else if (rule.updates) {
+      this.#health.refuse();
     }
     if (rule.gradients) this.#pending = { plan, x };
     return y;
@@ -300,7 +309,25 @@ export class BatchNorm {
    */
   commit(stats: Statistics): void {
     requireCall(this.#what, "commit", this.#state);
-    this.#external.commit(stats);
+    if (!this.#external.commit(stats)) {
+      this.#health.refuse();
+      return;
+    }
+    const { count, mean, m2 } = stats;
+    const triple = new Float64Array(2 * mean.length);
+    triple.set(mean);
+    triple.set(m2, mean.length);
+    this.#health.record({ values: count, least: count, triple });
+  }
+
+  /**
+   * How the statistics of the last batch that moved the running ones stand to them. Cheap: made of what a step leaves anyway.
+   *
+   * @throws {StateError} once disposed.
+   */
+  health(): BatchNormHealth {
+    ruleOf(this.#what, "health", this.#state);
+    return this.#health.beside(this.runningMean.data, this.runningVariance.data);
   }
 
   /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
@@ -319,6 +346,10 @@ export class BatchNorm {
     this.#outputs.drop(reason);
     this.#external.dispose(reason);
     this.#workspace.dispose();
+  }
+
+  #startHealth(): HealthMonitor {
+    return new HealthMonitor(Math.fround(this.#config.epsilon));
   }
 
   #enter(call: keyof typeof TRANSITIONS): this {
@@ -356,6 +387,7 @@ export class BatchNorm {
   #checkFinite({ core, shape }: Plan): void {
     const [channels] = this.#runtime.u32(core.notFinite.value, 1);
     if (channels === 0) return;
+    this.#health.refuse();
     throw new NonFiniteError(
       `${this.#what}: ${channels} of ${this.#channels} channels have statistics that are not finite; the input ` +
         `${formatShape(shape)} holds NaN or infinity. Nothing was changed; find where the value comes from`,

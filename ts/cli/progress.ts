@@ -1,4 +1,4 @@
-import type { BatchLogs, Callback, EpochLogs } from "../index.js";
+import type { BatchLogs, Callback, EpochLogs, HealthWarning } from "../index.js";
 import type { Display } from "./display.js";
 
 const REDRAW_MS = 100;
@@ -75,6 +75,10 @@ export class Progress implements Callback {
         whole(samplesPerSecond).padStart(11),
       ].join(""),
     );
+  }
+
+  onWarning({ message }: HealthWarning): void {
+    this.#display.line(message);
   }
 
   #column(text: string): string {

@@ -1,7 +1,9 @@
+import type { BatchNormHealth } from "../batchnorm/health.js";
 import type { BatchSource } from "../data/source.js";
 import { formatValue, listNames, oneOf } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
 import { Breather } from "./breather.js";
+import type { FitHealth, HealthHistory, HealthWarning } from "./fit-health.js";
 import type { LossSum } from "./losses.js";
 
 /** Figures of an epoch. */
@@ -14,6 +16,8 @@ export interface EpochLogs {
   /** Of the training part, without validation. */
   readonly seconds: number;
   readonly samplesPerSecond: number;
+  /** How each batch norm's statistics of the last steps, up to 16, stand to its running ones, by its name. */
+  readonly health: Readonly<Record<string, BatchNormHealth>>;
 }
 
 /** Figures after a step. */
@@ -36,9 +40,14 @@ export interface Callback {
   onBatchEnd?(logs: BatchLogs): unknown;
   onEpochEnd?(epoch: number, logs: EpochLogs): unknown;
   onTrainEnd?(): unknown;
+  /**
+   * At most once a fit, after an epoch: evaluation would differ badly from training. Where no callback has this hook, the
+   * message goes to `console.warn`.
+   */
+  onWarning?(warning: HealthWarning): unknown;
 }
 
-const HOOKS = ["onTrainBegin", "onEpochBegin", "onBatchEnd", "onEpochEnd", "onTrainEnd"];
+const HOOKS = ["onTrainBegin", "onEpochBegin", "onBatchEnd", "onEpochEnd", "onTrainEnd", "onWarning"];
 
 /**
  * Checks what `fit` will call.
@@ -69,6 +78,8 @@ export interface History {
     readonly accuracy: number[];
     readonly valLoss: number[];
     readonly valAccuracy: number[];
+    /** The figures of each batch norm, by its name. */
+    readonly health: Readonly<Record<string, HealthHistory>>;
   };
 }
 
@@ -104,6 +115,7 @@ export interface FitPlan {
   readonly accuracy: boolean;
   readonly callbacks: readonly Callback[];
   readonly signal: AbortSignal | undefined;
+  readonly health: FitHealth;
   /** One step on `count` samples from the source. */
   readonly step: (count: number) => LossSum;
   readonly validate: (() => Promise<{ readonly loss: number; readonly accuracy?: number }>) | null;
@@ -113,10 +125,14 @@ export interface FitPlan {
 
 /** The loop of epochs. */
 export async function runEpochs(plan: FitPlan): Promise<History> {
-  const { source, epochs, batchSize, callbacks, outside } = plan;
+  const { source, epochs, batchSize, callbacks, health, outside } = plan;
   const { samples } = source;
   const steps = Math.ceil(samples / batchSize);
-  const record: History = { epoch: [], history: { loss: [], accuracy: [], valLoss: [], valAccuracy: [] } };
+  const histories: Record<string, HealthHistory> = {};
+  const record: History = {
+    epoch: [],
+    history: { loss: [], accuracy: [], valLoss: [], valAccuracy: [], health: histories },
+  };
   const tell = async (call: (callback: Callback) => unknown) => {
     if (callbacks.length === 0) return;
     await outside(async () => {
@@ -127,6 +143,12 @@ export async function runEpochs(plan: FitPlan): Promise<History> {
   for (let epoch = 0; epoch < epochs; epoch++) {
     await tell((callback) => callback.onEpochBegin?.(epoch));
     const { means, seconds } = await runEpoch(plan, epoch, steps, tell);
+    const figures = health.endEpoch();
+    const warning = health.warning(figures);
+    if (warning !== null) {
+      if (callbacks.every(({ onWarning }) => onWarning === undefined)) console.warn(warning.message);
+      await tell((callback) => callback.onWarning?.(warning));
+    }
     const validation = await plan.validate?.();
     const logs: EpochLogs = {
       ...means.values,
@@ -134,16 +156,32 @@ export async function runEpochs(plan: FitPlan): Promise<History> {
       ...(validation?.accuracy !== undefined && { valAccuracy: validation.accuracy }),
       seconds,
       samplesPerSecond: samples / seconds,
+      health: figures,
     };
     record.epoch.push(epoch);
     for (const key of ["loss", "accuracy", "valLoss", "valAccuracy"] as const) {
       const value = logs[key];
       if (value !== undefined) record.history[key].push(value);
     }
+    for (const [name, own] of Object.entries(figures)) append(histories, name, own);
     await tell((callback) => callback.onEpochEnd?.(epoch, logs));
   }
   await tell((callback) => callback.onTrainEnd?.());
   return record;
+}
+
+/** Adds an epoch's figures of a layer to its history. */
+function append(histories: Record<string, HealthHistory>, name: string, health: BatchNormHealth): void {
+  const history = histories[name] ?? {
+    valuesPerChannel: [],
+    drift: [],
+    mismatch: [],
+    smallestVariance: [],
+    constantChannels: [],
+    refusedUpdates: [],
+  };
+  for (const [figure, value] of Object.entries(health)) history[figure as keyof BatchNormHealth].push(value);
+  histories[name] = history;
 }
 
 async function runEpoch(
@@ -152,7 +190,7 @@ async function runEpoch(
   steps: number,
   tell: (call: (callback: Callback) => unknown) => Promise<void>,
 ): Promise<{ readonly means: Means; readonly seconds: number }> {
-  const { source, batchSize, signal } = plan;
+  const { source, batchSize, signal, health } = plan;
   const means = new Means(plan.accuracy);
   const breather = new Breather();
   const listening = plan.callbacks.some((callback) => callback.onBatchEnd !== undefined);
@@ -161,6 +199,7 @@ async function runEpoch(
   for (let step = 0; step < steps; step++) {
     signal?.throwIfAborted();
     const size = Math.min(batchSize, source.samples - step * batchSize);
+    health.beforeStep(step, steps);
     means.add(plan.step(size), size);
     if (listening) {
       const logs: BatchLogs = { epoch, step: step + 1, steps, size, ...means.values };

@@ -1,6 +1,7 @@
 import { checkBoolean, checkOptions, formatValue } from "../runtime/check.js";
 import { StateError, ValueError } from "../runtime/errors.js";
 import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
+import type { Runtime } from "../runtime/runtime.js";
 import type { Shape } from "../runtime/shape.js";
 import type { Initializer } from "./initializers.js";
 
@@ -65,12 +66,16 @@ export interface Staged {
   /** u32: how many channels are not finite. */
   readonly notFinite: Region;
   readonly channels: number;
+  /** What `commit` reads: it keeps its bytes to the end of the step. */
+  readonly kept: readonly Region[];
   /** Appends the calls that move the running statistics. */
   emitCommit(): void;
   /** Sets the scalars that these calls read. */
   prepareCommit(): void;
   /** Counts the update, after the calls ran. */
-  commit(): void;
+  commit(runtime: Runtime): void;
+  /** Counts a step that was refused because they are not finite. */
+  refuse(): void;
 }
 
 /** A node of a plan: appends kernel calls to a program. */

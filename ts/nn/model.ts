@@ -21,6 +21,7 @@ import { Workspace } from "../runtime/workspace.js";
 import { Breather } from "./breather.js";
 import { encodeModel } from "./encode-model.js";
 import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
+import { FitHealth } from "./fit-health.js";
 import { chain, cropUnread, type Node, withoutIdentities } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
@@ -242,6 +243,7 @@ export class Model {
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
     const advise = () => adviseOnNonFinite(x, samples, this.inputShape);
+    const health = new FitHealth(this.layers);
     return this.#lockedInFit(() =>
       runEpochs({
         source,
@@ -250,10 +252,11 @@ export class Model {
         accuracy: compiled.accuracy,
         callbacks,
         signal,
+        health,
         step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels), advise),
         validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
         outside: (call) => this.#outside(call),
-      }),
+      }).finally(() => health.close()),
     );
   }
 

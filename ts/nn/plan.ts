@@ -132,6 +132,7 @@ export function planTraining({
   }
   for (const { statistics } of staged) statistics.emitCommit();
   for (const range of ranges) optimizer.emit(program, range);
+  for (const region of staged.flatMap(({ statistics }) => statistics.kept)) program.touch(region);
   const commits = trained.flatMap(({ commit }) => commit ?? []);
   return { program, input, labels, lossSums, gradientSquares, staged, commits, backwardEnd };
 }

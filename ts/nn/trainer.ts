@@ -108,7 +108,7 @@ export class Trainer {
     for (const { statistics } of plan.staged) statistics.prepareCommit();
     plan.program.run(runtime, plan.backwardEnd);
     this.#optimizer.commit();
-    for (const { statistics } of plan.staged) statistics.commit();
+    for (const { statistics } of plan.staged) statistics.commit(runtime);
     for (const commit of plan.commits) commit();
     return sums;
   }
@@ -129,6 +129,7 @@ export class Trainer {
     for (const { layer, statistics } of plan.staged) {
       const [channels] = this.#runtime.u32(statistics.notFinite.value, 1);
       if (channels === 0) continue;
+      statistics.refuse();
       return (
         `${layer.type} "${layer.name}": ${channels} of ${statistics.channels} channels of its input have statistics ` +
         `that are not finite`

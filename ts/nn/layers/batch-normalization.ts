@@ -1,6 +1,7 @@
 import { type View, viewOf } from "../../batchnorm/axes.js";
 import { BatchNormCore } from "../../batchnorm/core.js";
 import { groupsOf, leastCount } from "../../batchnorm/groups.js";
+import { type BatchNormHealth, HealthMonitor } from "../../batchnorm/health.js";
 import {
   activationOf,
   BATCH_NORM_OPTIONS,
@@ -16,7 +17,15 @@ import { checkBoolean } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import { type Region, Scalar } from "../../runtime/program.js";
 import { formatShape, type Shape, sizeOf } from "../../runtime/shape.js";
-import { type Emission, Layer, type LayerOptions, only, type Trained, type VariableSpec } from "../layer.js";
+import {
+  type Emission,
+  Layer,
+  type LayerOptions,
+  only,
+  type Staged,
+  type Trained,
+  type VariableSpec,
+} from "../layer.js";
 
 /** Options of `layers.batchNormalization`: those of `ek.batchNorm`, and every layer's. */
 export interface BatchNormalizationOptions extends BatchNormOptions, LayerOptions {
@@ -53,6 +62,9 @@ export class BatchNormalization extends Layer {
   protected override readonly defaultName = "batch_normalization";
   readonly #config: BatchNormConfig;
   readonly #rule: RunningRule;
+  readonly #health: HealthMonitor;
+  /** As the last step left them: {@link health} is asked outside the model, which may be gone. */
+  #running = { mean: new Float32Array(), variance: new Float32Array() };
   #parametersTrainable: boolean;
   #state: LayerState = "training";
 
@@ -62,6 +74,7 @@ export class BatchNormalization extends Layer {
     this.#config = batchNormConfig("batchNormalization", own, ["type"]);
     this.#parametersTrainable = checkBoolean("batchNormalization: parametersTrainable", parametersTrainable);
     this.#rule = new RunningRule(this.#config);
+    this.#health = new HealthMonitor(Math.fround(this.#config.epsilon));
   }
 
   /** What a training step does with the layer; "frozen" while `trainable` is false. */
@@ -106,6 +119,19 @@ export class BatchNormalization extends Layer {
   /** The layer's statistics are to be taken anew, by `model.recalibrate`: a training step refuses. */
   recalibrate(): this {
     return this.#enter("recalibrate");
+  }
+
+  /**
+   * How the statistics of the last training step stand to the running ones: after `fit`, of its last steps, up to 16, taken
+   * together. Cheap: made of what a step leaves anyway.
+   */
+  health(): BatchNormHealth {
+    return this.#health.beside(this.#running.mean, this.#running.variance);
+  }
+
+  /** @internal Whether the statistics of the steps from now on go together in {@link health}. */
+  gatherHealth(together: boolean): void {
+    this.#health.gather(together);
   }
 
   /** @internal */
@@ -159,36 +185,64 @@ export class BatchNormalization extends Layer {
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = only(inputs);
-    const { core, count, channels } = this.#core(emission, this.#config.groupSize);
+    const { core, channels, values, count } = this.#core(emission, this.#config.groupSize);
     const rule = this.#ruleFor(count, emission);
     const y = emission.values("y", emission.outputSize);
     if (rule.statistics === "batch") core.batchStatistics(x);
     else core.runningStatistics();
     core.normalize(y, x);
-    const rate = new Scalar(0);
     return {
       y,
-      ...(rule.statistics === "batch" && {
-        staged: {
-          notFinite: core.notFinite,
-          channels,
-          emitCommit: () => {
-            if (rule.updates) core.updateRunning(rate);
-          },
-          prepareCommit: () => {
-            rate.value = this.#rule.rate;
-          },
-          commit: () => {
-            if (rule.updates) this.#rule.commit();
-          },
-        },
-      }),
+      ...this.#afterStep(emission, core, { rule, channels, values, count }),
       backward: (dy, [wanted]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
         core.gradient(dx, dy, x);
         return [dx];
       },
     };
+  }
+
+  /** What a step that went well leaves: running statistics that have moved, or a batch that did not reach them. */
+  #afterStep(
+    { variable }: Emission,
+    core: BatchNormCore,
+    {
+      rule,
+      channels,
+      values,
+      count,
+    }: { readonly rule: StateRule; readonly channels: number; readonly values: number; readonly count: number },
+  ): Pick<Trained, "staged" | "commit"> {
+    const health = this.#health;
+    if (rule.statistics === "running") return STATES[this.state].updates ? { commit: () => health.refuse() } : {};
+    const rate = new Scalar(0);
+    const [mean, variance] = [variable("moving_mean").value, variable("moving_variance").value];
+    if (this.#running.mean.length !== channels) {
+      this.#running = { mean: new Float32Array(channels), variance: new Float32Array(channels) };
+    }
+    const staged: Staged = {
+      notFinite: core.notFinite,
+      channels,
+      kept: [core.triple],
+      emitCommit: () => {
+        if (rule.updates) core.updateRunning(rate);
+      },
+      prepareCommit: () => {
+        rate.value = this.#rule.rate;
+      },
+      commit: (runtime) => {
+        if (!rule.updates) {
+          health.refuse();
+          return;
+        }
+        this.#rule.commit();
+        health.record({ values, least: count, triple: runtime.f64(core.triple.value, 2 * channels) });
+        this.#running.mean.set(runtime.f32(mean.value, channels));
+        this.#running.variance.set(runtime.f32(variance.value, channels));
+      },
+      refuse: () => health.refuse(),
+    };
+    return { staged };
   }
 
   /** @internal Appends the statistics of the input as a whole, which move nothing. */
@@ -230,6 +284,7 @@ export class BatchNormalization extends Layer {
     return view;
   }
 
+  /** `values` a channel in the batch, `count` in its smallest group. */
   #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission, groupSize: number | null) {
     const { epsilon, groupVariance } = this.#config;
     const { axes, permutation } = this.#view([batch, ...only(inputShapes)]);
@@ -254,8 +309,8 @@ export class BatchNormalization extends Layer {
       correction: (count: number) => this.#rule.correction(count),
     };
     const core = new BatchNormCore(program, settings, constants);
-    const { channels } = groups.whole.cut;
-    return { core, count: leastCount(groups), channels };
+    const { channels, count: values } = groups.whole.cut;
+    return { core, channels, values, count: leastCount(groups) };
   }
 
   #ruleFor(count: number, { batch, inputShapes }: Emission): StateRule {
