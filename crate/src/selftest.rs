@@ -88,6 +88,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::batchnorm::cases::CASES,
         crate::conv::cases::CASES,
         crate::dropout::cases::CASES,
+        crate::conv::winograd::cases::CASES,
         crate::gemm::cases::CASES,
         crate::optim::cases::CASES,
         crate::permute::cases::CASES,

@@ -89,6 +89,18 @@ mod body {
         pub fn equal(self, other: Self) -> Mask {
             Mask(f32x4_eq(self.0, other.0))
         }
+        /// Lane `i` of result `j` is lane `j` of `rows[i]`.
+        #[inline(always)]
+        pub fn transpose([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+            let (ab, cd) = (i32x4_shuffle::<0, 4, 1, 5>(a.0, b.0), i32x4_shuffle::<0, 4, 1, 5>(c.0, d.0));
+            let (ab2, cd2) = (i32x4_shuffle::<2, 6, 3, 7>(a.0, b.0), i32x4_shuffle::<2, 6, 3, 7>(c.0, d.0));
+            [
+                Self(i64x2_shuffle::<0, 2>(ab, cd)),
+                Self(i64x2_shuffle::<1, 3>(ab, cd)),
+                Self(i64x2_shuffle::<0, 2>(ab2, cd2)),
+                Self(i64x2_shuffle::<1, 3>(ab2, cd2)),
+            ]
+        }
         /// The lanes' bits as integers.
         #[inline(always)]
         pub fn to_bits(self) -> I32x4 {
@@ -266,6 +278,11 @@ mod body {
         #[inline(always)]
         pub fn equal(self, other: Self) -> Mask {
             Mask(from_fn(|i| self.0[i] == other.0[i]))
+        }
+        /// Lane `i` of result `j` is lane `j` of `rows[i]`.
+        #[inline(always)]
+        pub fn transpose(rows: [Self; 4]) -> [Self; 4] {
+            from_fn(|j| Self(from_fn(|i| rows[i].0[j])))
         }
         /// The lanes' bits as integers.
         #[inline(always)]
@@ -456,6 +473,13 @@ mod tests {
     fn clamps_select() {
         let x = F32x4::from_array([-1.0, 0.5, 2.0, 7.0]);
         assert_eq!(x.at_least(F32x4::zero()).at_most(F32x4::splat(6.0)).to_array(), [0.0, 0.5, 2.0, 6.0]);
+    }
+
+    #[test]
+    fn a_transpose_exchanges_rows_and_lanes() {
+        let rows = core::array::from_fn(|i| F32x4::from_array(core::array::from_fn(|j| (4 * i + j) as f32)));
+        let columns = F32x4::transpose(rows).map(F32x4::to_array);
+        assert_eq!(columns, core::array::from_fn(|j| core::array::from_fn(|i| (4 * i + j) as f32)));
     }
 
     #[test]

@@ -15,14 +15,14 @@ export function rowsPerChunk(width: number): number {
   return Math.max(1, Math.floor(ELEMENTS / width));
 }
 
-const MOST_PARTIALS = 8;
+// Enough to keep eight threads busy.
+const MOST_PARTS = 8;
 
 /**
- * Images whose kernel gradient is added up in one partial. A partial costs the bytes of the kernel, so all of them
- * together may be as large as the layer's output, `outputLength` values over all images, but for a kernel of
- * `kernelLength` that is larger by itself.
+ * Images of a part that needs `partLength` values of memory of its own: a partial sum of a kernel's gradient, scratch. All
+ * parts together may be as large as `budget`, the layer's output over all images; one part there is in any case.
  */
-export function imagesPerPartial(images: number, kernelLength: number, outputLength: number): number {
-  const partials = Math.max(1, Math.min(MOST_PARTIALS, Math.floor(outputLength / kernelLength)));
-  return ceilDiv(images, partials);
+export function imagesPerPart(images: number, partLength: number, budget: number): number {
+  const parts = Math.max(1, Math.min(MOST_PARTS, Math.floor(budget / partLength)));
+  return ceilDiv(images, parts);
 }

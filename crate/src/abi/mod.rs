@@ -17,6 +17,7 @@ mod pool;
 #[cfg(feature = "selftest")]
 mod selftest;
 mod softmax;
+mod winograd;
 
 use core::ops::Range;
 

@@ -149,7 +149,7 @@ impl Pixels {
 
 /// What happens to a pixel's finished sums.
 #[derive(Clone, Copy)]
-struct Finish {
+pub struct Finish {
     bias: [F32x4; 2],
     clamp: Clamp,
     width: usize,
@@ -158,7 +158,7 @@ struct Finish {
 impl Finish {
     /// For the channels from `o` on, of `channels`.
     #[inline(always)]
-    fn new(bias: &[f32], clamp: Clamp, o: usize, channels: usize) -> Self {
+    pub fn new(bias: &[f32], clamp: Clamp, o: usize, channels: usize) -> Self {
         let width = WIDTH.min(channels - o);
         let bias = match bias.get(o..) {
             None | Some([]) => [F32x4::zero(); 2],
@@ -170,8 +170,9 @@ impl Finish {
         Self { bias, clamp, width }
     }
 
+    /// Writes a pixel's channels.
     #[inline(always)]
-    fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
+    pub fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
         let [low, high] = [0, 1].map(|i| self.clamp.apply(sums[i] + self.bias[i]));
         if self.width == WIDTH {
             let y = &mut y[..WIDTH];

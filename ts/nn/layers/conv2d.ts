@@ -1,17 +1,9 @@
 import { type ActivationCode, frozenActivation } from "../../runtime/activation.js";
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
-import { ELEMENTS, elementChunks, imagesPerPartial } from "../../runtime/chunks.js";
-import type { Program, Region } from "../../runtime/program.js";
-import { ceilDiv, type Shape } from "../../runtime/shape.js";
-import {
-  checkPadding,
-  checkPair,
-  type Padding,
-  type Pair,
-  resolveWindow,
-  type Window,
-  windowArguments,
-} from "../geometry.js";
+import type { Region } from "../../runtime/program.js";
+import { type Shape, sizeOf } from "../../runtime/shape.js";
+import { type Convolution, type ConvolutionWay, inferenceWay, trainingWay } from "../convolution.js";
+import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
 import {
   type Emission,
   Layer,
@@ -37,26 +29,6 @@ export interface Conv2dOptions extends LayerOptions {
   readonly activation?: LayerActivation;
   /** Whether a bias is added. Default true. */
   readonly useBias?: boolean;
-}
-
-/** The arguments that all convolution kernels share, in their order; the output is what the plan asks for. */
-function geometryArguments(window: Window, { outputShape }: Emission) {
-  const [outHeight, outWidth, filters] = outputShape as readonly [number, number, number];
-  const { image, steps } = windowArguments({ ...window, outHeight, outWidth });
-  return [...image, filters, ...steps] as const;
-}
-
-// The convolution tile computes 8 output channels at a time: kernels are packed in panels of 8.
-const PANEL = 8;
-
-/** Panels of a packed kernel: chunks of the packing. */
-function panels(outChannels: number): number {
-  return ceilDiv(outChannels, PANEL);
-}
-
-/** Values of a packed kernel of `window` positions with these channels. */
-function packedLength(window: number, inChannels: number, outChannels: number): number {
-  return window * inChannels * panels(outChannels) * PANEL;
 }
 
 /** A 2-D convolution over images [height, width, channels], kernel [height, width, in, filters]. */
@@ -113,33 +85,31 @@ export class Conv2d extends Layer {
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
-    const y = this.emitInference(emission, inputs);
-    return { y, backward: (dy, [wanted]) => [this.#emitBackward(emission, only(inputs), y, dy, wanted === true)] };
+    const convolution = this.#convolution(emission);
+    const way = trainingWay(convolution);
+    const x = only(inputs);
+    const y = this.#emitForward(way, convolution, emission, x);
+    return {
+      y,
+      backward: (dy, [wanted]) => {
+        const { batch, inputShapes, values, variable, optional } = emission;
+        emitFusedBackward(emission, this.fused, dy, y);
+        const kernel = variable("kernel");
+        if (kernel.gradient !== null) {
+          const dbias = optional("bias")?.gradient ?? null;
+          way.kernelGradient(convolution, { dkernel: kernel.gradient, dbias, dy, x });
+        }
+        if (!wanted) return [null];
+        const dx = values("dx", batch * sizeOf(only(inputShapes)));
+        way.inputGradient(convolution, { dx, dy, kernel: kernel.value });
+        return [dx];
+      },
+    };
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const { program, constants, batch, inputShapes, outputSize, values, variable, optional } = emission;
-    const window = this.window(only(inputShapes));
-    const { windowHeight, windowWidth, channels } = window;
-    const length = packedLength(windowHeight * windowWidth, channels, this.filters);
-    const packed = constants.region(`${emission.name}/packed kernel`, 4 * length);
-    const kernel = variable("kernel").value;
-    constants.program.call(
-      "conv2d_pack",
-      ceilDiv(this.filters, PANEL),
-      packed,
-      kernel,
-      windowHeight,
-      windowWidth,
-      channels,
-      this.filters,
-    );
-    const y = values("y", outputSize);
-    const bias = optional("bias")?.value ?? 0;
-    const { kind, p0, p1 } = this.fused;
-    const geometry = geometryArguments(window, emission);
-    program.call("conv2d_forward", batch, y, only(inputs), packed, bias, ...geometry, kind, p0, p1);
-    return y;
+    const convolution = this.#convolution(emission);
+    return this.#emitForward(inferenceWay(convolution), convolution, emission, only(inputs));
   }
 
   protected override ownConfig(): Record<string, unknown> {
@@ -153,45 +123,18 @@ export class Conv2d extends Layer {
     };
   }
 
-  #emitBackward(emission: Emission, x: Region, y: Region, dy: Region, wanted: boolean): Region | null {
-    const { program, batch, inputShapes, values, variable, optional } = emission;
-    const window = this.window(only(inputShapes));
-    const { windowHeight, windowWidth, channels, inHeight, inWidth } = window;
-    const geometry = geometryArguments(window, emission);
-    emitFusedBackward(emission, this.fused, dy, y);
-
-    const kernel = variable("kernel");
-    const bias = optional("bias");
-    const length = windowHeight * windowWidth * channels * this.filters;
-    const images = imagesPerPartial(batch, length, emission.outputSize);
-    const parts = ceilDiv(batch, images);
-    if (kernel.gradient !== null) {
-      // A sum of one part is that part.
-      const kernelParts = parts === 1 ? kernel.gradient : values("kernel gradient partials", parts * length);
-      const biasParts = values("bias gradient partials", parts * this.filters);
-      program.call("conv2d_backward_kernel", parts, kernelParts, biasParts, dy, x, ...geometry, images, batch);
-      if (parts > 1) emitSum(program, kernel.gradient, kernelParts, length, parts);
-      if (bias?.gradient) emitSum(program, bias.gradient, biasParts, this.filters, parts);
-    }
-    if (!wanted) return null;
-
-    const flipped = values("flipped kernel", packedLength(windowHeight * windowWidth, this.filters, channels));
-    program.call(
-      "conv2d_pack_flipped",
-      ceilDiv(channels, PANEL),
-      flipped,
-      kernel.value,
-      windowHeight,
-      windowWidth,
-      channels,
-      this.filters,
-    );
-    const dx = values("dx", batch * inHeight * inWidth * channels);
-    program.call("conv2d_backward_input", batch, dx, dy, flipped, ...geometry);
-    return dx;
+  /** The convolution of a plan, which may ask for less than the whole output. */
+  #convolution({ program, constants, name, batch, inputShapes, outputShape }: Emission): Convolution {
+    const [outHeight, outWidth] = outputShape as readonly [number, number, number];
+    const window = { ...this.window(only(inputShapes)), outHeight, outWidth };
+    return { program, constants, name, images: batch, window, filters: this.filters };
   }
-}
 
-function emitSum(program: Program, sum: Region, partials: Region, length: number, parts: number): void {
-  program.call("sum_partials", elementChunks(length), sum, partials, length, parts, ELEMENTS);
+  #emitForward(way: ConvolutionWay, convolution: Convolution, emission: Emission, x: Region): Region {
+    const { outputSize, values, variable, optional } = emission;
+    const y = values("y", outputSize);
+    const bias: Region | 0 = optional("bias")?.value ?? 0;
+    way.forward(convolution, { y, x, kernel: variable("kernel").value, bias }, this.fused);
+    return y;
+  }
 }

@@ -1,0 +1,127 @@
+//! 3×3 convolutions of stride 1 by tiles: see [`crate::conv::winograd`]. A bias is 0 where the layer has none; scratch is of
+//! the whole call, a part for each chunk.
+
+use super::{optional, optional_mut, part, part_mut, slice, span};
+use crate::conv::Geometry;
+use crate::conv::winograd::{convolve, kernel_gradient, pack};
+use crate::epilogue::Fused;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// The transformed kernel in panels of eight output channels, for `winograd_convolve`; a chunk is a panel.
+#[wasm_bindgen]
+pub fn winograd_pack(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
+    let [inputs, outputs] = [in_channels, out_channels].map(|v| v as usize);
+    let panels = span(begin, end, pack::panel_len(inputs) as u32, u32::MAX);
+    // SAFETY: the promise of crate::abi.
+    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, 9 * inputs * outputs)) };
+    pack::pack(packed, kernel, inputs, outputs, begin as usize);
+}
+
+/// The same of the flipped kernel, in panels of eight input channels, for the input gradient; a chunk is a panel.
+#[wasm_bindgen]
+pub fn winograd_pack_flipped(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
+    let [inputs, outputs] = [in_channels, out_channels].map(|v| v as usize);
+    let panels = span(begin, end, pack::panel_len(outputs) as u32, u32::MAX);
+    // SAFETY: the promise of crate::abi.
+    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, 9 * inputs * outputs)) };
+    pack::pack_flipped(packed, kernel, inputs, outputs, begin as usize);
+}
+
+/// y = f(x ∗ kernel + bias); a chunk is `images_per_chunk` of `images` images.
+#[wasm_bindgen]
+pub fn winograd_convolve(
+    y: u32,
+    scratch: u32,
+    x: u32,
+    packed: u32,
+    bias: u32,
+    in_h: u32,
+    in_w: u32,
+    in_channels: u32,
+    out_channels: u32,
+    pad_top: u32,
+    pad_left: u32,
+    out_h: u32,
+    out_w: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    images_per_chunk: u32,
+    images: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
+    let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels);
+    let scratch_len = convolve::scratch_len(g.in_channels);
+    for chunk in begin..end {
+        let range = span(chunk, chunk + 1, images_per_chunk, images);
+        let of = |len: usize| range.start * len..range.end * len;
+        let scratch_range = chunk as usize * scratch_len..(chunk as usize + 1) * scratch_len;
+        // SAFETY: the promise of crate::abi.
+        let (y, scratch, x, packed, bias) = unsafe {
+            let (y, scratch) = (part_mut(y, &of(g.output_len())), part_mut(scratch, &scratch_range));
+            (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), optional(bias, g.out_channels))
+        };
+        convolve::convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+    }
+}
+
+/// The partial dkernel and dbias (0: not wanted) of each `images_per_chunk` of `images` images, from dy (of the
+/// pre-activation); a chunk is that many images. `sum_partials` adds them up.
+#[wasm_bindgen]
+pub fn winograd_backward_kernel(
+    dkernel_partials: u32,
+    dbias_partials: u32,
+    scratch: u32,
+    dy: u32,
+    x: u32,
+    in_h: u32,
+    in_w: u32,
+    in_channels: u32,
+    out_channels: u32,
+    pad_top: u32,
+    pad_left: u32,
+    out_h: u32,
+    out_w: u32,
+    images_per_chunk: u32,
+    images: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
+    let scratch_len = kernel_gradient::scratch_len(g.in_channels, g.out_channels);
+    for chunk in begin..end {
+        let range = span(chunk, chunk + 1, images_per_chunk, images);
+        let of = |len: usize| range.start * len..range.end * len;
+        let own = |len: usize| chunk as usize * len..(chunk as usize + 1) * len;
+        let bias_at = if dbias_partials == 0 { 0 } else { dbias_partials + chunk * 4 * out_channels };
+        // SAFETY: the promise of crate::abi.
+        let (dkernel, dbias, scratch, dy, x) = unsafe {
+            let (dkernel, dbias) =
+                (part_mut(dkernel_partials, &own(g.kernel_len())), optional_mut(bias_at, g.out_channels));
+            let scratch = part_mut(scratch, &own(scratch_len));
+            (dkernel, dbias, scratch, part(dy, &of(g.output_len())), part(x, &of(g.input_len())))
+        };
+        kernel_gradient::kernel_gradient(dkernel, dbias, scratch, dy, x, g);
+    }
+}
+
+fn geometry(sizes: [u32; 8]) -> Geometry {
+    let [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w] = sizes.map(|v| v as usize);
+    let (kernel_h, kernel_w, stride_h, stride_w) = (3, 3, 1, 1);
+    Geometry {
+        in_h,
+        in_w,
+        in_channels,
+        kernel_h,
+        kernel_w,
+        out_channels,
+        stride_h,
+        stride_w,
+        pad_top,
+        pad_left,
+        out_h,
+        out_w,
+    }
+}

@@ -1,0 +1,66 @@
+//! The matrices of F(2×2, 3×3), points at 0, 1, −1 and ∞:
+//!
+//! Bᵀ = \[1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 −1 0 1\], G = \[1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1\], Aᵀ = \[1 1 1 0; 0 1 −1 1\].
+//!
+//! Each is applied to the columns, all of a row at once, then to each row.
+
+use crate::conv::tile::WIDTH;
+use crate::simd::F32x4;
+use core::ops::{Add, Sub};
+
+/// Values at the 4×4 points, row by row.
+pub type Points<T> = [[T; 4]; 4];
+
+#[inline(always)]
+fn add<T: Copy + Add<Output = T>, const N: usize>(a: [T; N], b: [T; N]) -> [T; N] {
+    core::array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline(always)]
+fn sub<T: Copy + Sub<Output = T>, const N: usize>(a: [T; N], b: [T; N]) -> [T; N] {
+    core::array::from_fn(|i| a[i] - b[i])
+}
+
+/// Bᵀ·d·B.
+#[inline(always)]
+pub fn patch([a, b, c, d]: Points<F32x4>) -> Points<F32x4> {
+    [sub(a, c), add(b, c), sub(c, b), sub(d, b)].map(|[a, b, c, d]| [a - c, b + c, c - b, d - b])
+}
+
+/// Aᵀ·m·A.
+#[inline(always)]
+pub fn outputs([a, b, c, d]: Points<F32x4>) -> [[F32x4; 2]; 2] {
+    [add(add(a, b), c), add(sub(b, c), d)].map(|[a, b, c, d]| [a + b + c, b - c + d])
+}
+
+/// A·dy·Aᵀ.
+#[inline(always)]
+pub fn output_gradients([a, b]: [[F32x4; 2]; 2]) -> Points<F32x4> {
+    [a, add(a, b), sub(a, b), b].map(|[a, b]| [a, a + b, a - b, b])
+}
+
+/// Gᵀ·m·G.
+#[inline(always)]
+pub fn kernel_gradient([a, b, c, d]: Points<F32x4>) -> [[F32x4; 3]; 3] {
+    let half = F32x4::splat(0.5);
+    let even = add(b, c).map(|v| v * half);
+    [add(a, even), sub(b, c).map(|v| v * half), add(even, d)].map(|[a, b, c, d]| {
+        let even = (b + c) * half;
+        [a + even, (b - c) * half, even + d]
+    })
+}
+
+/// A weight of eight output channels.
+pub type Weights = [f64; WIDTH];
+
+/// G·g·Gᵀ.
+#[inline(always)]
+pub fn kernel(g: [[Weights; 3]; 3]) -> Points<Weights> {
+    let half = |v: Weights| v.map(|v| 0.5 * v);
+    let line = |[a, b, c]: [Weights; 3]| {
+        let (even, odd) = (half(add(a, c)), half(b));
+        [a, add(even, odd), sub(even, odd), c]
+    };
+    let [left, middle, right] = core::array::from_fn(|j| line(g.map(|row| row[j])));
+    core::array::from_fn(|i| line([left[i], middle[i], right[i]]))
+}

@@ -1,0 +1,280 @@
+import type { ActivationCode } from "../runtime/activation.js";
+import { ELEMENTS, elementChunks, imagesPerPart } from "../runtime/chunks.js";
+import type { Constants, Program, Region } from "../runtime/program.js";
+import { ceilDiv } from "../runtime/shape.js";
+import type { Window } from "./geometry.js";
+
+/** A convolution of a batch of images, and where its calls go. */
+export interface Convolution {
+  readonly program: Program;
+  /** For kernels that are packed as the program's way wants them. */
+  readonly constants: Constants;
+  /** For labels. */
+  readonly name: string;
+  readonly images: number;
+  readonly window: Window;
+  readonly filters: number;
+}
+
+/** A way to compute convolutions: appends kernel calls. */
+export interface ConvolutionWay {
+  /** y = f(x ∗ kernel + bias). */
+  forward(
+    convolution: Convolution,
+    regions: { readonly y: Region; readonly x: Region; readonly kernel: Region; readonly bias: Region | 0 },
+    f: ActivationCode,
+  ): void;
+  /** dx from dy of the pre-activation. */
+  inputGradient(
+    convolution: Convolution,
+    regions: { readonly dx: Region; readonly dy: Region; readonly kernel: Region },
+  ): void;
+  /** dkernel and, unless null, dbias from dy of the pre-activation. */
+  kernelGradient(
+    convolution: Convolution,
+    regions: {
+      readonly dkernel: Region;
+      readonly dbias: Region | null;
+      readonly dy: Region;
+      readonly x: Region;
+    },
+  ): void;
+}
+
+// Below these channels and pixels of an image the transforms cost more than the multiplies that they save.
+const WINOGRAD_CHANNELS = 16;
+const WINOGRAD_PIXELS = 16;
+
+/** The faster way. It does not depend on the number of images, so that one packed kernel serves plans of every batch. */
+export function inferenceWay({ window, filters }: Convolution): ConvolutionWay {
+  const { windowHeight, windowWidth, strideHeight, strideWidth, channels, outHeight, outWidth } = window;
+  const fits = windowHeight === 3 && windowWidth === 3 && strideHeight === 1 && strideWidth === 1;
+  const pays = Math.min(channels, filters) >= WINOGRAD_CHANNELS && outHeight * outWidth >= WINOGRAD_PIXELS;
+  return fits && pays ? winograd : direct;
+}
+
+/** The faster way that keeps within a training session's memory: a transformed kernel is 16/9 of a kernel. */
+export function trainingWay(convolution: Convolution): ConvolutionWay {
+  return kernelLength(convolution) <= outputLength(convolution) ? inferenceWay(convolution) : direct;
+}
+
+// Both ways compute 8 channels of an output at a time: kernels are packed in panels of 8.
+const PANEL = 8;
+
+function panels(channels: number): number {
+  return ceilDiv(channels, PANEL);
+}
+
+/** A register tile straight over the image, for every size: crate/src/conv. */
+export const direct: ConvolutionWay = {
+  forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
+    const { program, constants, name, images, window, filters } = convolution;
+    const { windowHeight, windowWidth, channels } = window;
+    const packed = constants.region(`${name}/packed kernel`, 4 * directPackedLength(window, channels, filters));
+    constants.program.call(
+      "conv2d_pack",
+      panels(filters),
+      packed,
+      kernel,
+      windowHeight,
+      windowWidth,
+      channels,
+      filters,
+    );
+    program.call("conv2d_forward", images, y, x, packed, bias, ...directSizes(convolution), kind, p0, p1);
+  },
+
+  inputGradient(convolution, { dx, dy, kernel }) {
+    const { program, name, images, window, filters } = convolution;
+    const { windowHeight, windowWidth, channels } = window;
+    const flipped = program.workspace(`${name}/flipped kernel`, 4 * directPackedLength(window, filters, channels));
+    program.call(
+      "conv2d_pack_flipped",
+      panels(channels),
+      flipped,
+      kernel,
+      windowHeight,
+      windowWidth,
+      channels,
+      filters,
+    );
+    program.call("conv2d_backward_input", images, dx, dy, flipped, ...directSizes(convolution));
+  },
+
+  kernelGradient(convolution, { dkernel, dbias, dy, x }) {
+    const { program, images } = convolution;
+    const perPart = imagesPerPart(images, kernelLength(convolution), outputLength(convolution));
+    const partials = gradientPartials(convolution, perPart, dkernel, dbias);
+    program.call(
+      "conv2d_backward_kernel",
+      partials.parts,
+      partials.dkernels,
+      partials.dbiases,
+      dy,
+      x,
+      ...directSizes(convolution),
+      perPart,
+      images,
+    );
+    emitSums(program, partials, dkernel, dbias);
+  },
+};
+
+/** Values of a packed kernel of the window's positions with these channels. */
+function directPackedLength({ windowHeight, windowWidth }: Window, from: number, to: number): number {
+  return windowHeight * windowWidth * from * panels(to) * PANEL;
+}
+
+function directSizes({ window, filters }: Convolution) {
+  const { inHeight, inWidth, channels, windowHeight, windowWidth } = window;
+  const { strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth } = window;
+  return [
+    ...([inHeight, inWidth, channels, windowHeight, windowWidth, filters] as const),
+    ...([strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth] as const),
+  ] as const;
+}
+
+// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, and the numbers
+// of channels that vectors and panels are filled up to.
+const POINTS = 16;
+const FORWARD_BLOCK = 8;
+const GRADIENT_BLOCK = 32;
+const VECTOR = 4;
+
+/** F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
+export const winograd: ConvolutionWay = {
+  forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
+    const { program, constants, name, images, window, filters } = convolution;
+    const { channels } = window;
+    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(channels, filters));
+    constants.program.call("winograd_pack", panels(filters), packed, kernel, channels, filters);
+    const { scratch, perPart } = winogradScratch(convolution, channels);
+    program.call(
+      "winograd_convolve",
+      ceilDiv(images, perPart),
+      y,
+      scratch,
+      x,
+      packed,
+      bias,
+      ...winogradSizes(convolution),
+      kind,
+      p0,
+      p1,
+      perPart,
+      images,
+    );
+  },
+
+  inputGradient(convolution, { dx, dy, kernel }) {
+    const { program, name, images, window, filters } = convolution;
+    const { channels, inHeight, inWidth, outHeight, outWidth } = window;
+    const flipped = program.workspace(`${name}/flipped kernel`, 4 * winogradPackedLength(filters, channels));
+    program.call("winograd_pack_flipped", panels(channels), flipped, kernel, channels, filters);
+    const { scratch, perPart } = winogradScratch(convolution, filters);
+    // dx is the convolution of dy, framed by zeros, with the flipped kernel.
+    program.call(
+      "winograd_convolve",
+      ceilDiv(images, perPart),
+      dx,
+      scratch,
+      dy,
+      flipped,
+      0,
+      ...([outHeight, outWidth, filters, channels, 2 - window.padTop, 2 - window.padLeft, inHeight, inWidth] as const),
+      ...([0, 0, 0] as const),
+      perPart,
+      images,
+    );
+  },
+
+  kernelGradient(convolution, regions) {
+    const { program, name, images, window, filters } = convolution;
+    const { dkernel, dbias, dy, x } = regions;
+    const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
+    const length = Math.max(inputs, outputs) + POINTS * (GRADIENT_BLOCK * (inputs + outputs) + inputs * outputs);
+    const partLength = length + kernelLength(convolution);
+    // Few pixels and many channels: the sums at all points would be the largest thing in memory.
+    if (partLength > outputLength(convolution)) return direct.kernelGradient(convolution, regions);
+    const perPart = imagesPerPart(images, partLength, outputLength(convolution));
+    const partials = gradientPartials(convolution, perPart, dkernel, dbias);
+    const scratch = program.workspace(`${name}/kernel gradient scratch`, 4 * partials.parts * length);
+    program.call(
+      "winograd_backward_kernel",
+      partials.parts,
+      partials.dkernels,
+      partials.dbiases,
+      scratch,
+      dy,
+      x,
+      ...winogradSizes(convolution),
+      perPart,
+      images,
+    );
+    emitSums(program, partials, dkernel, dbias);
+  },
+};
+
+function wholeVectors(channels: number): number {
+  return ceilDiv(channels, VECTOR) * VECTOR;
+}
+
+function winogradPackedLength(from: number, to: number): number {
+  return POINTS * wholeVectors(from) * panels(to) * PANEL;
+}
+
+/** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
+function winogradScratch(convolution: Convolution, channels: number) {
+  const { program, name, images } = convolution;
+  const length = (1 + POINTS * FORWARD_BLOCK) * wholeVectors(channels);
+  const perPart = imagesPerPart(images, length, outputLength(convolution));
+  return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
+}
+
+function winogradSizes({ window, filters }: Convolution) {
+  const { inHeight, inWidth, channels, padTop, padLeft, outHeight, outWidth } = window;
+  return [inHeight, inWidth, channels, filters, padTop, padLeft, outHeight, outWidth] as const;
+}
+
+function kernelLength({ window, filters }: Convolution): number {
+  return window.windowHeight * window.windowWidth * window.channels * filters;
+}
+
+/** Over all images. */
+function outputLength({ images, window, filters }: Convolution): number {
+  return images * window.outHeight * window.outWidth * filters;
+}
+
+interface GradientPartials {
+  readonly parts: number;
+  readonly dkernels: Region;
+  readonly dbiases: Region | 0;
+  /** Values of a partial. */
+  readonly length: number;
+}
+
+/** Where each part's share of the gradients goes; a sum of one part is that part. */
+function gradientPartials(
+  convolution: Convolution,
+  perPart: number,
+  dkernel: Region,
+  dbias: Region | null,
+): GradientPartials {
+  const { program, name, images, filters } = convolution;
+  const parts = ceilDiv(images, perPart);
+  const length = kernelLength(convolution);
+  if (parts === 1) return { parts, length, dkernels: dkernel, dbiases: dbias ?? 0 };
+  const values = (label: string, length: number) => program.workspace(`${name}/${label}`, 4 * parts * length);
+  const dbiases = dbias === null ? 0 : values("bias gradient partials", filters);
+  return { parts, length, dkernels: values("kernel gradient partials", length), dbiases };
+}
+
+function emitSums(program: Program, partials: GradientPartials, dkernel: Region, dbias: Region | null): void {
+  const { parts, length, dkernels, dbiases } = partials;
+  if (parts === 1) return;
+  const sum = (to: Region, from: Region, length: number) => {
+    program.call("sum_partials", elementChunks(length), to, from, length, parts, ELEMENTS);
+  };
+  sum(dkernel, dkernels, length);
+  if (dbias !== null) sum(dbias, dbiases as Region, dbias.bytes / 4);
+}
