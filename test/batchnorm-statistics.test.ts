@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { largestBy, type Setting, step, sumBy } from "./support/batchnorm-formula.js";
 import { channelsOf, moments } from "./support/batchnorm-reference.js";
 import * as reference from "./support/reference-model.js";
+import { expectWithin } from "./support/within.js";
 
 const ULP = 2 ** -23;
 const EPSILON = Math.fround(1e-3);
@@ -84,17 +85,6 @@ function inQuarters(bn: BatchNorm, c: Case, setting: Setting) {
   bn.commit(stats);
   for (const tensor of [...xs, ...dys]) tensor.dispose();
   return { stats, sums, y, dx, mean: copy(bn.runningMean), variance: copy(bn.runningVariance) };
-}
-
-/** Expects |got − want| ≤ limit(i) everywhere; a failure names the worst place. */
-function expectWithin(what: string, got: ArrayLike<number>, want: ArrayLike<number>, limit: (i: number) => number) {
-  expect(got.length, what).toBe(want.length);
-  let [worst, at] = [0, -1];
-  for (let i = 0; i < want.length; i++) {
-    const share = got[i] === want[i] ? 0 : Math.abs((got[i] as number) - (want[i] as number)) / limit(i);
-    if (!(share <= worst)) [worst, at] = [share, i];
-  }
-  expect(worst, `${what}[${at}]: ${got[at]} for ${want[at]}, as a share of the limit`).toBeLessThanOrEqual(1);
 }
 
 describe.each(CASES)("$layout, $activation", (c) => {
