@@ -262,6 +262,20 @@ pub fn activation(kind: u32, p0: f32, p1: f32, z: f64) -> (f64, f64) {
     }
 }
 
+/// f″(z); 0 at a kink.
+pub fn curvature(kind: u32, p0: f32, z: f64) -> f64 {
+    let sigmoid = 1.0 / (1.0 + (-z).exp());
+    let sigmoid_slope = sigmoid / (1.0 + z.exp());
+    match kind {
+        kind::TANH => -2.0 * z.tanh() / z.cosh() / z.cosh(),
+        kind::SIGMOID => -sigmoid_slope * (z / 2.0).tanh(),
+        kind::SILU => 2.0 * sigmoid_slope - z * sigmoid_slope * (z / 2.0).tanh(),
+        kind::GELU => (2.0 - z * z) * (-z * z / 2.0).exp() / (2.0 * core::f64::consts::PI).sqrt(),
+        kind::ELU if z < 0.0 => f64::from(p0) * z.exp(),
+        _ => 0.0,
+    }
+}
+
 /// e^x\[j\]/Σe^x\[k\] of each row.
 pub fn softmax(x: &[f64], classes: usize) -> Vec<f64> {
     let rows = x.chunks_exact(classes);
@@ -331,27 +345,30 @@ pub fn momentum(p: &[f64], w: &[f64], g: &[f64], rate: f64, u: f64, nesterov: bo
     ((0..p.len()).map(|i| p[i] + step(i)).collect(), w)
 }
 
+/// The gradient of `f` at `x` by central differences.
+pub fn gradient_by_differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    // f64 values of about 1: the differences are good to 1e-16/h + h².
+    let h = 1e-5;
+    let mut at = x.to_vec();
+    let mut shifted = |i: usize, by: f64| {
+        at[i] = x[i] + by;
+        let value = f(&at);
+        at[i] = x[i];
+        value
+    };
+    (0..x.len()).map(|i| (shifted(i, h) - shifted(i, -h)) / (2.0 * h)).collect()
+}
+
 /// Asserts that `gradient` is the gradient of `f` at `x`, by central differences.
 #[cfg(test)]
 pub fn assert_is_gradient(gradient: &[f64], x: &[f64], f: impl Fn(&[f64]) -> f64) {
     assert_eq!(gradient.len(), x.len());
-    // f64 values of about 1: the differences are good to 1e-16/h + h².
-    let h = 1e-5;
-    let mut at = x.to_vec();
-    for (i, &got) in gradient.iter().enumerate() {
-        let mut shifted = |by: f64| {
-            at[i] = x[i] + by;
-            let value = f(&at);
-            at[i] = x[i];
-            value
-        };
-        let want = (shifted(h) - shifted(-h)) / (2.0 * h);
+    for (i, (&got, want)) in gradient.iter().zip(gradient_by_differences(x, f)).enumerate() {
         assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "element {i}: {got}, by differences {want}");
     }
 }
 
 /// Σ a·b: with dy as b, the loss whose gradient a backward pass computes.
-#[cfg(test)]
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

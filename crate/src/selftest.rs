@@ -86,6 +86,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::activation::cases::CASES,
         crate::average_pool::cases::CASES,
         crate::batchnorm::cases::CASES,
+        crate::batchnorm::double_backward_cases::CASES,
         crate::conv::cases::CASES,
         crate::dropout::cases::CASES,
         crate::conv::winograd::cases::CASES,

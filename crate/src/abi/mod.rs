@@ -61,7 +61,7 @@ unsafe fn part_mut<'a, T>(offset: u32, range: &Range<usize>) -> &'a mut [T] {
 ///
 /// # Safety
 /// As for [`slice`].
-unsafe fn optional<'a>(offset: u32, len: usize) -> &'a [f32] {
+unsafe fn optional<'a, T>(offset: u32, len: usize) -> &'a [T] {
     // SAFETY: the caller's promise.
     if offset == 0 { &[] } else { unsafe { slice(offset, len) } }
 }

@@ -1,8 +1,9 @@
 //! Activations' test cases.
 
-use super::{apply, backward, backward_from_output, backward_in_place, forward, kind};
+use super::{apply, backward, backward_from_output, backward_in_place, derivatives, forward, kind};
 use crate::oracle;
 use crate::selftest::{Case, Check, Random};
+use crate::simd::F32x4;
 
 /// Every case of this family.
 pub const CASES: &[Case] = &[
@@ -16,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case { name: "activation/silu", run: |check| one_kind(check, kind::SILU, [0.0; 2]) },
     Case { name: "activation/gelu", run: |check| one_kind(check, kind::GELU, [0.0; 2]) },
     Case { name: "activation/elu", run: |check| one_kind(check, kind::ELU, [0.7, 0.0]) },
+    Case { name: "activation/curvature", run: curvature },
     Case { name: "activation/not finite", run: not_finite },
 ];
 
@@ -95,6 +97,39 @@ fn one_kind(check: &mut Check, kind: u32, [p0, p1]: [f32; 2]) {
     }
 }
 
+/// f″, and the f′ that comes with it, over the range where something is left of them.
+fn curvature(check: &mut Check) {
+    for kind in kind::LINEAR..=kind::ELU {
+        let (p0, p1) = (0.7, 2.0);
+        let mut random = Random(29);
+        let z: Vec<f32> = (0..1000).map(|_| random.uniform() * (1 << random.below(12)) as f32 / 16.0).collect();
+        let (slopes, got): (Vec<f32>, Vec<f32>) = z
+            .iter()
+            .map(|&z| {
+                let (slope, curvature) = derivatives(F32x4::splat(z), kind, p0, p1);
+                (slope.to_array()[0], curvature.to_array()[0])
+            })
+            .unzip();
+        let wide = |i: usize| f64::from(z[i]);
+        let of = |i: usize| oracle::activation(kind, p0, p1, wide(i));
+        let want: Vec<f64> = (0..z.len()).map(|i| oracle::curvature(kind, p0, wide(i))).collect();
+        let want_slopes: Vec<f64> = (0..z.len()).map(|i| of(i).1).collect();
+        check.f32s("slope", &slopes, &want_slopes, |i| bounds(kind, wide(i), of(i).0, of(i).1).slope);
+        check.f32s("curvature", &got, &want, |i| {
+            let (z, f2) = (wide(i), want[i].abs());
+            let error = match kind {
+                // The product of a tanh (3) and a σ′ (4).
+                kind::TANH | kind::SIGMOID => 8.0 * f2,
+                // A difference that may cancel, times σ′.
+                kind::SILU => 5.0 * f2 + 4.0 * (z * z.tanh()).abs() * oracle::activation(kind::SIGMOID, p0, p1, z).1,
+                kind::GELU => 4.0 * f2 + z * z * (-z * z / 2.0).exp(),
+                _ => 1.5 * f2,
+            };
+            ULP * error + (1.0 + z.abs()) * TINY
+        });
+    }
+}
+
 /// NaN passes; the limits at infinity, and at the largest finite values.
 fn not_finite(check: &mut Check) {
     const MAX: f64 = f32::MAX as f64;
@@ -157,9 +192,9 @@ mod tests {
         }
     }
 
-    /// f′ of the oracle against central differences of its f.
+    /// f′ of the oracle against central differences of its f, and f″ against those of its f′.
     #[test]
-    fn the_oracle_slope_is_the_derivative() {
+    fn the_oracle_slope_and_curvature_are_derivatives() {
         let mut random = Random(23);
         for kind in kind::LINEAR..=kind::ELU {
             let p0 = 0.5;
@@ -171,7 +206,23 @@ mod tests {
                 let f = |z| oracle::activation(kind, p0, 2.0, z);
                 let want = (f(z + h).0 - f(z - h).0) / (2.0 * h);
                 assert!((f(z).1 - want).abs() < 1e-8, "kind {kind} at {z}: {} {want}", f(z).1);
+                let (got, want) = (oracle::curvature(kind, p0, z), (f(z + h).1 - f(z - h).1) / (2.0 * h));
+                assert!((got - want).abs() < 1e-8, "curvature of kind {kind} at {z}: {got} {want}");
             }
+        }
+    }
+
+    #[test]
+    fn at_a_kink_and_far_out_the_curvature_is_0() {
+        let curvature = |kind: u32, z: f32| derivatives(F32x4::splat(z), kind, 0.5, 2.0).1.to_array()[0];
+        for kind in kind::LINEAR..=kind::ELU {
+            for z in [f32::MAX, f32::MIN, 1e20, -1e20, 200.0, -200.0] {
+                assert_eq!(curvature(kind, z), 0.0, "kind {kind} at {z}");
+            }
+        }
+        for z in [0.0, -0.0] {
+            assert_eq!(curvature(kind::ELU, z), 0.0);
+            assert_eq!(curvature(kind::RELU, z), 0.0);
         }
     }
 

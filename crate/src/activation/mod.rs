@@ -1,9 +1,9 @@
 //! Activations, fused into other kernels or on their own.
 //!
-//! An activation is a small value with three methods over a vector; [`with_activation!`] turns the three numbers that
+//! An activation is a small value with a few methods over a vector; [`with_activation!`] turns the three numbers that
 //! cross the border (kind, p0, p1) into one, so that a kernel's loop is compiled for it.
 //!
-//! At a kink the slope is 0 (leaky ReLU and ELU: α). Comparisons are written so that a NaN passes through every value.
+//! At a kink the slope is 0 (leaky ReLU and ELU: α) and the curvature is 0. Comparisons are written so that a NaN passes through every value.
 //! SiLU and GELU are z·(something that tends to 0), so f(−∞) = −∞·0 is NaN; every finite z gives a finite value.
 
 use crate::math::{exp, exp_m1_of_negative, normal, sigmoid, tanh};
@@ -37,7 +37,7 @@ pub mod kind {
     pub const ELU: u32 = 9;
 }
 
-/// f and f′ of the pre-activation z.
+/// f, f′ and f″ of the pre-activation z.
 pub trait Activation: Copy {
     /// f(z).
     fn value(self, z: F32x4) -> F32x4;
@@ -45,6 +45,10 @@ pub trait Activation: Copy {
     fn slope(self, z: F32x4) -> F32x4;
     /// f′(z), given y = f(z). SiLU and GELU have none.
     fn slope_at_output(self, y: F32x4) -> F32x4;
+    /// f″(z): 0 where f is made of straight lines.
+    fn curvature(self, _z: F32x4) -> F32x4 {
+        F32x4::zero()
+    }
 }
 
 #[inline(always)]
@@ -215,6 +219,31 @@ impl Activation for Smooth {
             kind => panic!("the slope of activation kind {kind} does not follow from its output"),
         }
     }
+
+    #[inline(never)]
+    fn curvature(self, z: F32x4) -> F32x4 {
+        match self.kind {
+            // φ·(2 − z²); φ(20) is 0, and z² must stay finite beside it.
+            kind::GELU => {
+                let t = z.abs().at_most(F32x4::splat(20.0));
+                normal(z).1 * (F32x4::splat(2.0) - t * t)
+            }
+            kind::ELU => {
+                let negative = exp(z.at_most(F32x4::zero())) * F32x4::splat(self.alpha);
+                z.less(F32x4::zero()).select(negative, F32x4::zero())
+            }
+            kind => {
+                // σ″ = σ′·(1 − 2σ), and 1 − 2σ(z) = −tanh(z/2) does not cancel; tanh z = 2σ(2z) − 1.
+                let (double, half) = if kind == kind::TANH { (z + z, z) } else { (z, z * F32x4::splat(0.5)) };
+                let (slope, t) = (sigmoid_slope(double), tanh(half));
+                match kind {
+                    kind::TANH => slope * t * F32x4::splat(-8.0),
+                    kind::SIGMOID => -(slope * t),
+                    _ => slope * (F32x4::splat(2.0) - z * t),
+                }
+            }
+        }
+    }
 }
 
 /// σ′(z) = e^(−|z|)/(1 + e^(−|z|))²: 1 − σ would cancel.
@@ -246,6 +275,12 @@ macro_rules! with_activation {
             unknown => panic!("no activation has the kind {unknown}"),
         }
     }};
+}
+
+/// (f′, f″) of z. One copy serves all: who asks for f″ is not in a hurry.
+#[inline(never)]
+pub fn derivatives(z: F32x4, kind: u32, p0: f32, p1: f32) -> (F32x4, F32x4) {
+    with_activation!(kind, p0, p1, |f| (f.slope(z), f.curvature(z)))
 }
 
 /// y = f(x).

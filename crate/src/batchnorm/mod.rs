@@ -24,12 +24,15 @@
 //! dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
+pub mod double_backward;
 pub mod fold;
 pub mod interleaved;
 pub mod planar;
 
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases;
+#[cfg(any(test, feature = "selftest"))]
+pub mod double_backward_cases;
 
 /// The coefficient tables of y = (x − shift)·scale + offset, one value a channel.
 #[derive(Clone, Copy)]
