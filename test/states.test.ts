@@ -94,6 +94,7 @@ describe("every call of ek.batchNorm, in every state", () => {
       remedy: toBackward,
     },
     backwardStatistics: { call: () => bn.backwardStatistics({ x, dy: x, stats }), legal: flowing, remedy: toBackward },
+    doubleBackward: { call: () => bn.doubleBackward({ x, dy: x }), legal: flowing, remedy: toBackward },
     commit: {
       call: () => bn.commit(stats),
       legal: moving,

@@ -1,4 +1,5 @@
 export type { ChannelAxes, Features } from "./batchnorm/axes.js";
+export type { DoubleBackwardRequest, DoubleBackwardResult } from "./batchnorm/double-backward.js";
 export type {
   BackwardReduceRequest,
   BackwardWithRequest,

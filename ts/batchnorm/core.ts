@@ -29,7 +29,7 @@ export interface CoreSettings {
 }
 
 /** A group and what it is normalised with. */
-interface StatisticsSet {
+export interface StatisticsSet {
   readonly group: Group;
   /** f64: mean[channels], m2[channels]. */
   readonly triple: Region;
@@ -54,7 +54,6 @@ export class BatchNormCore {
   readonly #settings: CoreSettings;
   readonly #channels: number;
   readonly #rows: Rows;
-  /** What the calls after the statistics work with. */
   #sets: readonly StatisticsSet[] = [];
 
   constructor(program: Program, settings: CoreSettings, constants: Constants = program.constants) {
@@ -65,6 +64,16 @@ export class BatchNormCore {
     this.#rows = new Rows(program, settings.name, settings.permutation);
     this.triple = constants.region(`${settings.name}/statistics`, 16 * this.#channels);
     this.notFinite = program.workspace(`${settings.name}/not finite`, 4);
+  }
+
+  /** The tensors in the order that the groups count in. */
+  get rows(): Rows {
+    return this.#rows;
+  }
+
+  /** What the calls after the statistics work with, group by group. */
+  get sets(): readonly StatisticsSet[] {
+    return this.#sets;
   }
 
   /** The statistics of x, group by group. */
@@ -249,7 +258,7 @@ export function emitStatistics(
 }
 
 /** What a group has of a tensor. */
-function partOf(tensor: Region, { begin, length }: Group): Region {
+export function partOf(tensor: Region, { begin, length }: Group): Region {
   if (begin === 0 && 4 * length === tensor.bytes) return tensor;
   return tensor.part(tensor.label, 4 * begin, 4 * length);
 }

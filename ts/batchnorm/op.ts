@@ -7,6 +7,13 @@ import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { checkFeatures, type Features, type View } from "./axes.js";
+import type { BatchNormCore, CoreSettings } from "./core.js";
+import {
+  checkDoubleBackwardRequest,
+  DoubleBackward,
+  type DoubleBackwardRequest,
+  type DoubleBackwardResult,
+} from "./double-backward.js";
 import {
   type BackwardReduceRequest,
   type BackwardWithRequest,
@@ -72,6 +79,7 @@ export class BatchNorm {
   readonly #outputs: Outputs;
   readonly #external: ExternalStatistics;
   #health: HealthMonitor;
+  readonly #double: DoubleBackward;
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
@@ -100,6 +108,7 @@ export class BatchNorm {
     this.beta = beta;
     this.runningMean = runningMean;
     this.runningVariance = runningVariance;
+    this.#double = new DoubleBackward(runtime, this.#what);
     this.#external = new ExternalStatistics(runtime, {
       name,
       what: this.#what,
@@ -205,7 +214,11 @@ export class BatchNorm {
 
     plan.x.moveTo(x.address);
     plan.program.run(this.#runtime, 0, plan.statisticsEnd);
-    if (plan.statisticsEnd > 0) this.#checkFinite(plan);
+    const nonFinite = plan.statisticsEnd > 0 ? this.#nonFinite(plan.core, x.shape) : null;
+    if (nonFinite !== null) {
+      this.#health.refuse();
+      throw nonFinite;
+    }
     const y = out ?? storage.y;
     plan.y.moveTo(y.address);
     plan.program.run(this.#runtime, plan.statisticsEnd, plan.forwardEnd);
@@ -330,6 +343,27 @@ export class BatchNorm {
     return this.#health.beside(this.runningMean.data, this.runningVariance.data);
   }
 
+  /**
+   * The gradients of L = Σddx·dx + Σddγ·dγ + Σddβ·dβ, where dx, dγ and dβ are what `forward(x)` and `backward(dy)` give in
+   * the present state: for gradient penalties and Hessian products. Right before fast. It leaves the op as it was, a
+   * backward that is still to come included; the tensors that it returns are overwritten by its next call.
+   *
+   * @throws {StateError} in "inference" and "recalibrating".
+   * @throws {ShapeError | ValueError | NameError} for a request that is none; {@link NonFiniteError} for an x that is not
+   * finite in "training".
+   */
+  doubleBackward(request: DoubleBackwardRequest): DoubleBackwardResult {
+    const rule = requireCall(this.#what, "doubleBackward", this.#state);
+    checkDoubleBackwardRequest(this.#what, request);
+    const { x } = request;
+    const view = this.#checkInput(x);
+    const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize);
+    const settings = this.#settings(view, groups);
+    this.#double.check(request, settings);
+    const effective = this.#singleValueRule(groups, x.shape, rule);
+    return this.#double.run(request, effective, settings, (core) => this.#nonFinite(core, x.shape));
+  }
+
   /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
   getConfig(): BatchNormConfig & { readonly features: Features; readonly name: string } {
     return { ...this.#config, features: this.features, name: this.name };
@@ -345,6 +379,7 @@ export class BatchNorm {
     this.#variables.dispose(reason);
     this.#outputs.drop(reason);
     this.#external.dispose(reason);
+    this.#double.dispose(reason);
     this.#workspace.dispose();
   }
 
@@ -384,34 +419,38 @@ export class BatchNorm {
     }
   }
 
-  #checkFinite({ core, shape }: Plan): void {
+  /** What to throw when the statistics that were just taken are not finite. */
+  #nonFinite(core: BatchNormCore, shape: Shape): NonFiniteError | null {
     const [channels] = this.#runtime.u32(core.notFinite.value, 1);
-    if (channels === 0) return;
-    this.#health.refuse();
-    throw new NonFiniteError(
+    if (channels === 0) return null;
+    return new NonFiniteError(
       `${this.#what}: ${channels} of ${this.#channels} channels have statistics that are not finite; the input ` +
         `${formatShape(shape)} holds NaN or infinity. Nothing was changed; find where the value comes from`,
     );
   }
 
-  #planFor(shape: Shape, { permutation }: View, groups: Groups, rule: StateRule): Plan {
+  #planFor(shape: Shape, view: View, groups: Groups, rule: StateRule): Plan {
     const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
     let plan = this.#plans.get(key);
     if (plan === undefined) {
-      plan = planStep(shape, rule, this.#rate, {
-        name: this.name,
-        groups,
-        permutation,
-        epsilon: Math.fround(this.#config.epsilon),
-        activation: activationOf(this.#what, this.#config),
-        regions: this.#variables.regions,
-        groupVariance: this.#config.groupVariance,
-        correction: (count) => this.#rule.correction(count),
-      });
+      plan = planStep(shape, rule, this.#rate, this.#settings(view, groups));
       this.#workspace.add(plan.program);
       this.#plans.set(key, plan);
     }
     return plan;
+  }
+
+  #settings({ permutation }: View, groups: Groups): CoreSettings {
+    return {
+      name: this.name,
+      groups,
+      permutation,
+      epsilon: Math.fround(this.#config.epsilon),
+      activation: activationOf(this.#what, this.#config),
+      regions: this.#variables.regions,
+      groupVariance: this.#config.groupVariance,
+      correction: (count) => this.#rule.correction(count),
+    };
   }
 
   /** One value a channel has no variance: what to do with it is the user's choice. */

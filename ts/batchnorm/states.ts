@@ -54,6 +54,7 @@ const NEEDS = {
   backwardReduce: BACKWARD,
   backwardWith: BACKWARD,
   backwardStatistics: BACKWARD,
+  doubleBackward: BACKWARD,
   commit: {
     rule: "updates",
     remedy: "its running statistics do not move; call train() or recalibrate() first",
