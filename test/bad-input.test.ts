@@ -824,6 +824,13 @@ describe("fit refuses", () => {
     ["a batch of 0", refused({ batchSize: 0 }), ValueError, /batchSize must be an integer of at least 1, got 0/],
     ["a negative batch", refused({ batchSize: -32 }), ValueError, /batchSize.*got -32/],
     ["half a sample", refused({ batchSize: 2.5 }), ValueError, /batchSize.*got 2.5/],
+    [
+      "no micro-batch",
+      refused({ accumulateSteps: 0 }),
+      ValueError,
+      /accumulateSteps must be an integer of at least 1, got 0/,
+    ],
+    ["half a micro-batch", refused({ accumulateSteps: 1.5 }), ValueError, /fit: accumulateSteps must be.*got 1.5/],
     ["a text for shuffle", refused({ shuffle: "batch" }), ValueError, /shuffle must be true or false, got "batch"/],
     [
       "a validation split of 1",

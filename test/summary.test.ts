@@ -1,5 +1,5 @@
 // What summary() prints, and that it is so: a training session's arena holds what was planned, at most 1.5·B.
-import { type Evenkeel, type Layer, layers, load, type Model, sequential } from "evenkeel";
+import { type Evenkeel, type Layer, layers, load, type Model, type SummaryOptions, sequential } from "evenkeel";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { bytesInUse, compiled, noise, noiseLabels, referenceModel, smallModel } from "./support/reference-model.js";
 
@@ -14,7 +14,7 @@ afterEach(() => {
   ek.dispose();
 });
 
-function lines(model: Model, options?: { batchSize?: number }): string[] {
+function lines(model: Model, options?: SummaryOptions): string[] {
   const printed: string[] = [];
   model.summary((line) => printed.push(line), options);
   return printed;
@@ -141,6 +141,48 @@ describe("summary()", () => {
     const model = compiled(await smallModel(ek));
     (model.layers[0] as ReturnType<typeof layers.batchNormalization>).infer();
     expect(lines(model).at(-1)).toMatch(/^no training, batch 32: .*state "inference".*freeze\(\)/);
+  });
+
+  test("says what accumulateSteps costs, by default those of the last fit", async () => {
+    const model = compiled(await referenceModel(ek));
+    expect(lines(model, { batchSize: 8, accumulateSteps: 4 }).slice(-2)).toMatchInlineSnapshot(`
+      [
+        "training, batch 32: peak 4,228,096 bytes = 0.65·B, at most 1.5·B; B = 6,522,056 bytes: variables with gradients and 2 optimizer slots, outputs above",
+        "in micro-batches of 8: keeps 897,024 bytes of batch norms' inputs and 897,024 of their gradients; computes 2,037,888 multiply-adds a sample twice, 33 % of a step's 6,161,664",
+      ]
+    `);
+    await model.fit(noise(8 * 784, 1), noiseLabels(8, 10, 1), { batchSize: 2, accumulateSteps: 3 });
+    expect(lines(model)).toEqual(lines(model, { batchSize: 2, accumulateSteps: 3 }));
+    // The inputs of the second and the third batch norm: the first one's is the batch itself.
+    expect(lines(model).at(-1)).toContain(
+      `keeps ${(4 * 6 * (5408 + 1600)).toLocaleString("en")} bytes of batch norms'`,
+    );
+    // Both convolutions, forward, of a step's three passes: forward, the kernel's gradient, the input's.
+    const [first, second, head] = [26 * 26 * 32 * 9, 100 * 64 * 9 * 32, 16000];
+    const again = (first + second).toLocaleString("en");
+    const all = 3 * (first + second + head);
+    const share = Math.round((100 * (first + second)) / all);
+    expect(lines(model).at(-1)).toContain(`${again} multiply-adds a sample twice, ${share} % of a step's`);
+  });
+
+  test.each([
+    [8, 4],
+    [5, 3],
+  ])("gives the bytes that training in micro-batches of %i holds, %i of them", async (batchSize, accumulateSteps) => {
+    const model = compiled(await referenceModel(ek));
+    const line = lines(model, { batchSize, accumulateSteps }).at(-2) as string;
+    const samples = batchSize * accumulateSteps;
+    await model.fit(noise(samples * 784, 1), noiseLabels(samples, 10, 1), { batchSize, accumulateSteps });
+    expect(line).toContain(`peak ${bytesInUse(ek).toLocaleString("en")} bytes`);
+  });
+
+  test("refuses options that do not exist or are out of range", async () => {
+    const model = compiled(await smallModel(ek));
+    expect(() => lines(model, { batchSize: 0 })).toThrow(/summary: batchSize must be an integer of at least 1, got 0/);
+    expect(() => lines(model, { accumulateSteps: 1.5 })).toThrow(
+      /summary: accumulateSteps must be an integer.*got 1.5/,
+    );
+    expect(() => lines(model, { epochs: 1 } as SummaryOptions)).toThrow(/no option "epochs".*"accumulateSteps"/);
   });
 
   test("takes no memory and leaves training as it was", async () => {

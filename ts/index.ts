@@ -25,7 +25,14 @@ export { Layer, type LayerConfig, type LayerOptions } from "./nn/layer.js";
 export { layers } from "./nn/layers/index.js";
 export { loadModel } from "./nn/load-model.js";
 export { losses } from "./nn/losses.js";
-export { type CompileOptions, type Figures, type FitOptions, Model, type Prediction } from "./nn/model.js";
+export {
+  type CompileOptions,
+  type Figures,
+  type FitOptions,
+  Model,
+  type Prediction,
+  type SummaryOptions,
+} from "./nn/model.js";
 export type { Weight } from "./nn/parameters.js";
 export type { FoldReport } from "./nn/predictor.js";
 export { Predictor } from "./nn/predictor.js";

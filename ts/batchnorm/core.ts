@@ -45,7 +45,7 @@ export interface StatisticsSet {
  * crate/src/batchnorm/mod.rs.
  */
 export class BatchNormCore {
-  /** What moves the running statistics, f64: mean[channels], m2[channels]. */
+  /** f64: mean[channels], m2[channels]. */
   readonly triple: Region;
   /** u32: how many channels have statistics that are not finite. */
   readonly notFinite: Region;
@@ -64,6 +64,12 @@ export class BatchNormCore {
     this.#rows = new Rows(program, settings.name, settings.permutation);
     this.triple = constants.region(`${settings.name}/statistics`, 16 * this.#channels);
     this.notFinite = program.workspace(`${settings.name}/not finite`, 4);
+  }
+
+  /** Which triple moves the running statistics: that of the only group, or what several were merged to. */
+  get runningTriple(): Region {
+    const [only, ...others] = this.#sets;
+    return only === undefined || others.length > 0 ? this.triple : only.triple;
   }
 
   /** The tensors in the order that the groups count in. */
@@ -89,7 +95,17 @@ export class BatchNormCore {
       emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, partOf(rows, group));
       return this.#formCoefficients(this.#program.constants, { group, triple, count: cut.count, fromBatch: true });
     });
-    if (!alone) this.#mergeGroups();
+    if (!alone) this.mergeGroups();
+  }
+
+  /** The statistics of x, group by group, for a batch of which x is a part: a triple and a count for each group. */
+  partStatistics(x: Region, triples: readonly Region[], notFinite: readonly Region[]): void {
+    const { name, groups } = this.#settings;
+    const rows = this.#rows.of(x);
+    groups.parts.forEach((group, i) => {
+      const to = { name, cut: group.cut, triple: triples[i] as Region, notFinite: notFinite[i] as Region };
+      emitStatistics(this.#program, to, partOf(rows, group));
+    });
   }
 
   /** Statistics of `count` values a channel that are written to `triple` from outside, before the calls that follow. */
@@ -97,6 +113,15 @@ export class BatchNormCore {
     this.#program.touch(this.triple);
     const set = { group: this.#settings.groups.whole, triple: this.triple, count, fromBatch: true };
     this.#sets = [this.#formCoefficients(this.#program.constants, set)];
+  }
+
+  /** Statistics that others wrote or will write before the program runs: one for each group, of so many values. */
+  givenGroups(given: readonly { readonly triple: Region; readonly count: number }[]): void {
+    const { parts } = this.#settings.groups;
+    this.#sets = given.map(({ triple, count }, i) => {
+      const set = { group: parts[i] as Group, triple, count, fromBatch: true };
+      return this.#formCoefficients(this.#program.constants, set);
+    });
   }
 
   /** The running statistics in place of a batch's. */
@@ -122,11 +147,14 @@ export class BatchNormCore {
     this.gradientFromSums(dx, dy, x, sums);
   }
 
-  /** Σdz and Σdz·x̂, f64: [groups][2][channels]. */
-  gradientSums(dy: Region, x: Region): Region {
+  /** Σdz and Σdz·x̂, f64: [groups][2][channels], in `sums`, by default a region of the program. */
+  gradientSums(
+    dy: Region,
+    x: Region,
+    sums = this.#program.workspace(`${this.#settings.name}/sums`, 16 * this.#channels * this.#sets.length),
+  ): Region {
     const { name } = this.#settings;
     const bytes = 16 * this.#channels;
-    const sums = this.#program.workspace(`${name}/sums`, bytes * this.#sets.length);
     const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
     this.#sets.forEach((set, i) => {
       const own = sums.part(`${name}/sums`, bytes * i, bytes);
@@ -137,15 +165,22 @@ export class BatchNormCore {
 
   /** dγ, dβ and, unless null, dx from the sums over every value that the statistics were taken of. */
   gradientFromSums(dx: Region | null, dy: Region, x: Region, sums: Region): void {
-    const { name, regions } = this.#settings;
-    const { gammaGradient, betaGradient } = regions;
-    const [program, channels] = [this.#program, this.#channels];
-    if (gammaGradient !== null || betaGradient !== null) {
-      const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#sets.length];
-      program.call("bn_parameter_gradients", 1, dgamma, dbeta, sums, groups, channels);
-    }
-    if (dx === null) return;
-    const bytes = 16 * channels;
+    this.parameterGradients(sums);
+    if (dx !== null) this.inputGradient(dx, dy, x, sums);
+  }
+
+  /** dγ and dβ from the groups' sums. */
+  parameterGradients(sums: Region): void {
+    const { gammaGradient, betaGradient } = this.#settings.regions;
+    if (gammaGradient === null && betaGradient === null) return;
+    const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#sets.length];
+    this.#program.call("bn_parameter_gradients", 1, dgamma, dbeta, sums, groups, this.#channels);
+  }
+
+  /** dx from the groups' sums. */
+  inputGradient(dx: Region, dy: Region, x: Region, sums: Region): void {
+    const { name } = this.#settings;
+    const bytes = 16 * this.#channels;
     const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
     this.#rows.write(dx, (dxRows) => {
       this.#sets.forEach((set, i) => {
@@ -163,12 +198,12 @@ export class BatchNormCore {
     const count = this.#sets.reduce((sum, set) => sum + set.count, 0);
     // Groups whose variances are averaged were corrected each on its own.
     const factor = this.#sets.length > 1 && groupVariance === "mean" ? 1 : correction(count);
-    const [triple, channels] = [this.triple, this.#channels];
+    const [triple, channels] = [this.runningTriple, this.#channels];
     this.#program.call("bn_update_running", 1, runningMean, runningVariance, triple, channels, count, rate, factor);
   }
 
-  /** The groups' triples as the one that moves the running statistics. */
-  #mergeGroups(): void {
+  /** The triples of several groups as the one that moves the running statistics. */
+  mergeGroups(): void {
     const { groupVariance, correction } = this.#settings;
     const merged = groupVariance === "merged";
     let before = 0;

@@ -42,3 +42,30 @@ export function groupsOf(axes: Axes, batch: number, groupSize: number | null): G
 export function leastCount({ parts }: Groups): number {
   return Math.min(...parts.map(({ cut }) => cut.count));
 }
+
+/** The samples of one group that lie in one part of a batch. */
+export interface Piece {
+  /** Which group, in order. */
+  readonly group: number;
+  /** Where they lie in the part. */
+  readonly place: Group;
+}
+
+/** How the groups of a batch lie in a part of it, `samples` from `first` on. `axes` are the whole batch's. */
+export function piecesOf(
+  axes: Axes,
+  batch: number,
+  { whole, parts }: Groups,
+  { first, samples }: { readonly first: number; readonly samples: number },
+): readonly Piece[] {
+  const { outer, channels, inner } = axes;
+  const [rows, size] = [outer / batch, whole.length / batch];
+  const end = first + samples;
+  return parts.flatMap(({ begin, length }, group) => {
+    const from = Math.max(first, begin / size);
+    const to = Math.min(end, (begin + length) / size);
+    if (from >= to) return [];
+    const cut = partition({ outer: (to - from) * rows, channels, inner });
+    return [{ group, place: { begin: (from - first) * size, length: (to - from) * size, cut } }];
+  });
+}

@@ -26,7 +26,7 @@ export interface BatchLogs {
   /** From 1. */
   readonly step: number;
   readonly steps: number;
-  /** Samples in this batch. */
+  /** Samples in this step: of `accumulateSteps` batches. */
   readonly size: number;
   /** Mean over the epoch so far. */
   readonly loss: number;

@@ -78,6 +78,40 @@ export interface Staged {
   refuse(): void;
 }
 
+/** A batch that is worked off in micro-batches but counts as one. */
+export interface SplitBatch {
+  /** Samples in all. */
+  readonly samples: number;
+  /** The micro-batches, in order. */
+  readonly parts: readonly { readonly first: number; readonly samples: number }[];
+  /** A region whose contents stay for the whole step. */
+  keep(label: string, bytes: number): Region;
+}
+
+/**
+ * An operation over a {@link SplitBatch} that needs sums over all of it. `part` is the number of a micro-batch; what a
+ * phase leaves for later ones is kept.
+ */
+export interface Phases {
+  /** Whether a micro-batch waits for the others: before `emitForward`, and before `emitInputGradient`. */
+  readonly waits: boolean;
+  /** Appends what is gathered of an input. Returns u32 regions: how many of the `channels` are not finite. */
+  emitGather(emission: Emission, part: number, x: Region): readonly Region[];
+  /** Once every part was gathered. */
+  mergeGathered(runtime: Runtime): void;
+  /** Appends y. */
+  emitForward(emission: Emission, part: number, x: Region): Region;
+  /** Appends what backward needs of all parts. */
+  emitSums(emission: Emission, part: number, dy: Region, x: Region): void;
+  /** Once every part has its sums. */
+  mergeSums(runtime: Runtime): void;
+  /** Appends dx. */
+  emitInputGradient(emission: Emission, part: number, dy: Region, x: Region): Region;
+  /** Appends the gradients of the layer's variables, for the whole batch; the statistics then wait for the commit. */
+  emitParameterGradients(emission: Emission): Staged;
+  readonly channels: number;
+}
+
 /** A node of a plan: appends kernel calls to a program. */
 export interface Operation {
   outputShape(inputs: readonly Shape[]): Shape;
@@ -85,6 +119,10 @@ export interface Operation {
   emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
   /** Forward for evaluation: reads running statistics, changes nothing; returns y. */
   emitInference(emission: Emission, inputs: readonly Region[]): Region;
+  /** What it does over a split batch; null, or without this method, where each micro-batch is by itself. */
+  phases?(split: SplitBatch, inputs: readonly Shape[]): Phases | null;
+  /** Multiplications of the forward pass over one sample; without this method a few a value. */
+  multiplyAdds?(inputs: readonly Shape[], output: Shape): number;
   /** The part of an input, counted from its first corner, that is read; without this method all of it. */
   inputRead?(input: Shape): Shape;
   /** Whether `emitInference` returns its input. */

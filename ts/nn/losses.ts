@@ -44,12 +44,20 @@ export class SparseCategoricalCrossentropy {
     return output[0] as number;
   }
 
-  /** Appends the loss; `gradient` becomes the gradient of the mean loss. Returns where the sums are. */
-  emit(program: Program, gradient: Region, logits: Region, labels: Region, batch: number, classes: number): Region {
+  /** Appends the loss; `gradient` becomes that of the mean over `samples`. Returns where the batch's sums are. */
+  emit(
+    program: Program,
+    gradient: Region,
+    logits: Region,
+    labels: Region,
+    batch: number,
+    classes: number,
+    samples = batch,
+  ): Region {
     const chunk = rowsPerChunk(classes);
     const chunks = ceilDiv(batch, chunk);
     const sums = program.workspace("loss sums", 16 * chunks);
-    const scale = 1 / batch;
+    const scale = 1 / samples;
     program.call("softmax_cross_entropy", chunks, sums, gradient, logits, labels, batch, classes, scale, chunk);
     return sums;
   }

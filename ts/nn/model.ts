@@ -50,6 +50,11 @@ export interface FitOptions {
   readonly epochs?: number;
   /** Default 32. The last batch of an epoch may be smaller. */
   readonly batchSize?: number;
+  /**
+   * How many batches make a step, as one batch of them all would: batch norms take their statistics from all of them, and
+   * the weights move once. `summary` says what it costs. Default 1.
+   */
+  readonly accumulateSteps?: number;
   /** Whether each epoch goes through the samples in a new order, from the model's seed. Default true. */
   readonly shuffle?: boolean;
   /** Samples and labels to evaluate after each epoch. */
@@ -61,6 +66,9 @@ export interface FitOptions {
   /** Stops between two steps; `fit` then rejects with the signal's reason, and the steps done stay done. */
   readonly signal?: AbortSignal;
 }
+
+/** What `summary` takes: the training whose costs it prints. */
+export type SummaryOptions = Pick<FitOptions, "batchSize" | "accumulateSteps">;
 
 /** Loss and the compiled metrics. */
 export interface Figures {
@@ -118,6 +126,8 @@ export class Model {
   readonly #inference: Inference;
   readonly #shuffle: Random;
   #compiled: Compiled | null = null;
+  /** What fit trained with last. */
+  #fitted = { batchSize: DEFAULT_BATCH, accumulateSteps: 1 };
   #fit: "running" | "in a callback" | null = null;
   /** Another call that runs now, perhaps one that a callback of fit made and did not await. */
   #call: string | null = null;
@@ -212,10 +222,12 @@ export class Model {
    */
   async fit(x: Samples, y: Labels, options: FitOptions = {}): Promise<History> {
     const compiled = this.#beginCompiled("fit");
-    const known = ["epochs", "batchSize", "shuffle", "validationData", "validationSplit", "callbacks", "signal"];
-    checkOptions("fit", options, known);
-    const { epochs = 1, shuffle = true, validationData, validationSplit = 0, callbacks = [], signal } = options;
+    const known = ["epochs", "batchSize", "accumulateSteps", "shuffle", "validationData", "validationSplit"];
+    checkOptions("fit", options, [...known, "callbacks", "signal"]);
+    const { epochs = 1, accumulateSteps = 1, shuffle = true, callbacks = [], signal } = options;
+    const { validationData, validationSplit = 0 } = options;
     checkInteger("fit: epochs", epochs, 1);
+    checkInteger("fit: accumulateSteps", accumulateSteps, 1);
     checkBoolean("fit: shuffle", shuffle);
     checkNumber("fit: validationSplit", validationSplit, "in [0, 1)", (value) => value >= 0 && value < 1);
     checkCallbacks(callbacks);
@@ -237,23 +249,27 @@ export class Model {
     }
     const validation = this.#validationSource(compiled, [x, y], samples, total, validationData);
 
-    compiled.trainer.prepare(batchSize);
-    if (samples % batchSize > 0) compiled.trainer.prepare(samples % batchSize);
+    const stepSize = Math.min(samples, batchSize * accumulateSteps);
+    const stepOf = (batch: number) => ({ batch, microBatch: batchSize });
+    compiled.trainer.prepare(stepOf(stepSize));
+    if (samples % stepSize > 0) compiled.trainer.prepare(stepOf(samples % stepSize));
     if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
     const random = shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
     const advise = () => adviseOnNonFinite(x, samples, this.inputShape);
     const health = new FitHealth(this.layers);
+    const fill = (input: Float32Array, labels: Int32Array) => source.next(input, labels);
+    this.#fitted = { batchSize, accumulateSteps };
     return this.#lockedInFit(() =>
       runEpochs({
         source,
         epochs,
-        batchSize,
+        batchSize: stepSize,
         accuracy: compiled.accuracy,
         callbacks,
         signal,
         health,
-        step: (count) => compiled.trainer.step(count, (input, labels) => source.next(input, labels), advise),
+        step: (count) => compiled.trainer.step(stepOf(count), fill, advise),
         validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
         outside: (call) => this.#outside(call),
       }).finally(() => health.close()),
@@ -267,13 +283,14 @@ export class Model {
     const compiled = this.#beginCompiled("trainOnBatch");
     const count = countSamples("trainOnBatch", x, this.inputShape);
     checkLabels("trainOnBatch", y, count, compiled.classes);
-    compiled.trainer.prepare(count);
+    const whole = { batch: count, microBatch: count };
+    compiled.trainer.prepare(whole);
     const means = new Means(compiled.accuracy);
     const fill = (input: Float32Array, labels: Int32Array) => {
       input.set(valuesOf(x));
       labels.set(y);
     };
-    const sums = compiled.trainer.step(count, fill, () => adviseOnNonFinite(x, count, this.inputShape));
+    const sums = compiled.trainer.step(whole, fill, () => adviseOnNonFinite(x, count, this.inputShape));
     means.add(sums, count);
     return means.values;
   }
@@ -408,22 +425,27 @@ export class Model {
 
   /**
    * Prints the layers with their shapes and numbers of parameters, line by line; for a compiled model also the memory that
-   * training takes, planned anew: of `batchSize` samples (default 32) at a time.
+   * training takes, planned anew, and what `accumulateSteps` costs. By default that of the last `fit`, before it that of
+   * batches of 32.
    *
    * @throws {NameError | ValueError} for options that do not exist or are out of range.
    */
-  summary(print: (line: string) => void = console.log, options: { readonly batchSize?: number } = {}): void {
+  summary(print: (line: string) => void = console.log, options: SummaryOptions = {}): void {
     this.#checkAlive("summary");
-    const batch = this.#batchSize("summary", options);
+    checkOptions("summary", options, ["batchSize", "accumulateSteps"]);
+    const { batchSize, accumulateSteps } = { ...this.#fitted, ...options };
+    checkInteger("summary: batchSize", batchSize, 1);
+    checkInteger("summary: accumulateSteps", accumulateSteps, 1);
     for (const line of summarize(this.inputShape, this.#graph, this.#parameters)) print(line);
     if (this.#compiled === null) return;
     const { slots, trainer } = this.#compiled;
-    const base = memoryBase(this.inputShape, this.#graph, this.#parameters, { batch, slots });
+    const split = { batch: batchSize * accumulateSteps, microBatch: batchSize };
+    const base = memoryBase(this.inputShape, this.#graph, this.#parameters, split.batch, slots);
     try {
-      for (const line of describeTraining(base, { batch, slots, peak: trainer.peak(batch) })) print(line);
+      for (const line of describeTraining({ ...split, slots, base, ...trainer.costs(split) })) print(line);
     } catch (error) {
       if (!(error instanceof StateError || error instanceof ShapeError)) throw error;
-      print(`no training, batch ${batch}: ${error.message}`);
+      print(`no training, batch ${batchSize}: ${error.message}`);
     }
   }
 
@@ -438,6 +460,7 @@ export class Model {
     if (this.#disposed) return;
     this.#begin("dispose");
     this.#disposed = true;
+    this.#compiled?.trainer.forget();
     this.#workspace.dispose();
     this.#parameters.dispose();
   }

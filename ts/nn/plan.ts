@@ -1,6 +1,7 @@
-import type { OptimizerRun } from "../optim/optimizer.js";
+import type { OptimizerRun, ParameterRange } from "../optim/optimizer.js";
 import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
 import { type Constants, Program, type Region } from "../runtime/program.js";
+import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Node } from "./graph.js";
 import type { Emission, Layer, Staged, Trained, Variable } from "./layer.js";
@@ -58,22 +59,19 @@ export function variablesOf(parameters: Parameters, training: boolean): FindVari
   };
 }
 
-/** Plans a training step. @throws what the layers throw when they cannot train with this batch. */
-export function planTraining({
-  nodes: allNodes,
-  inputShape,
-  batch,
-  parameters,
-  loss,
-  optimizer,
-}: {
+/** What a training step is planned from. */
+export interface TrainingRequest {
   readonly nodes: readonly Node[];
   readonly inputShape: Shape;
   readonly batch: number;
   readonly parameters: Parameters;
   readonly loss: SparseCategoricalCrossentropy;
   readonly optimizer: OptimizerRun;
-}): TrainingPlan {
+}
+
+/** Plans a training step. @throws what the layers throw when they cannot train with this batch. */
+export function planTraining(request: TrainingRequest): TrainingPlan {
+  const { nodes: allNodes, inputShape, batch, parameters, loss, optimizer } = request;
   const nodes = logitNodes(allNodes);
   const program = new Program();
   const find = variablesOf(parameters, true);
@@ -82,45 +80,21 @@ export function planTraining({
   program.touch(input);
   program.touch(labels);
 
-  // Forward. A node wants the gradient of its input when something before it learns.
   const trained: Trained[] = [];
-  const learns: boolean[] = [];
   for (const node of nodes) {
     const emission = emissionFor(program, program.constants, node, batch, find);
     trained.push(node.operation.emitTraining(emission, inputRegions(node, input, trained)));
-    learns.push(node.inputs.some((i) => learns[i]) || parameters.trains(node.layer));
   }
 
   const logits = trained.at(-1)?.y ?? input;
   const classes = loss.classes(nodes.at(-1)?.outputShape ?? inputShape);
-  let gradient: Region | null = program.workspace("logit gradient", 4 * batch * classes);
+  const gradient = program.workspace("logit gradient", 4 * batch * classes);
   const lossSums = loss.emit(program, gradient, logits, labels, batch, classes);
-
-  // Backward, down to the first node that learns.
-  const dropped = new Map(trained.flatMap(({ y, recompute }) => (recompute === undefined ? [] : [[y, recompute]])));
-  for (let i = nodes.length - 1; i >= 0 && gradient !== null && learns[i]; i--) {
-    const [from = -1] = (nodes[i] as Node).inputs;
-    const x = trained[from]?.y;
-    const recompute = x && dropped.get(x);
-    if (recompute !== undefined) {
-      program.renew(x as Region);
-      recompute();
-    }
-    const [dx = null]: readonly (Region | null)[] = (trained[i] as Trained).backward(gradient, [learns[from] === true]);
-    gradient = dx;
-  }
+  const learns = learningNodes(nodes, parameters);
+  emitBackward({ program, nodes, trained, learns, first: 0, gradient });
 
   const ranges = parameters.trainedRanges();
-  const chunks = ranges.map(({ length }) => elementChunks(length));
-  const partialCount = chunks.reduce((a, b) => a + b, 0);
-  const gradientSquares = partialCount === 0 ? null : program.workspace("gradient squares", 8 * partialCount);
-  let used = 0;
-  ranges.forEach(({ gradients, length }, i) => {
-    const own = chunks[i] as number;
-    const partials = (gradientSquares as Region).part("gradient squares", 8 * used, 8 * own);
-    program.call("sum_squares", own, partials, gradients, length, ELEMENTS);
-    used += own;
-  });
+  const gradientSquares = emitGradientSquares(program, ranges);
   const backwardEnd = program.length;
 
   // What the check reads, and the statistics that wait, live until here.
@@ -135,6 +109,66 @@ export function planTraining({
   for (const region of staged.flatMap(({ statistics }) => statistics.kept)) program.touch(region);
   const commits = trained.flatMap(({ commit }) => commit ?? []);
   return { program, input, labels, lossSums, gradientSquares, staged, commits, backwardEnd };
+}
+
+/** Which nodes have something before or in them that learns. */
+export function learningNodes(nodes: readonly Node[], parameters: Parameters): readonly boolean[] {
+  const learns: boolean[] = [];
+  for (const { layer, inputs } of nodes) learns.push(inputs.some((i) => learns[i]) || parameters.trains(layer));
+  return learns;
+}
+
+/**
+ * Appends the backward pass from the last node of `trained` down to `first`, as far as something learns. A node wants the
+ * gradient of its input when something before it learns. Returns that of the first node's input; null where none is wanted.
+ */
+export function emitBackward({
+  program,
+  nodes,
+  trained,
+  learns,
+  first,
+  gradient: last,
+}: {
+  readonly program: Program;
+  readonly nodes: readonly Node[];
+  /** By number of the node. */
+  readonly trained: readonly Trained[];
+  readonly learns: readonly boolean[];
+  readonly first: number;
+  readonly gradient: Region;
+}): Region | null {
+  const dropped = new Map(trained.flatMap(({ y, recompute }) => (recompute === undefined ? [] : [[y, recompute]])));
+  let gradient: Region | null = last;
+  for (let i = trained.length - 1; i >= first && gradient !== null; i--) {
+    if (!learns[i]) return null;
+    const [from = -1] = (nodes[i] as Node).inputs;
+    const x = trained[from]?.y;
+    const recompute = x && dropped.get(x);
+    if (recompute !== undefined) {
+      program.renew(x as Region);
+      recompute();
+    }
+    const [dx = null]: readonly (Region | null)[] = (trained[i] as Trained).backward(gradient, [learns[from] === true]);
+    gradient = dx;
+  }
+  return gradient;
+}
+
+/** Appends the sums of squared gradients, f64, one a chunk; null when nothing is trained. */
+export function emitGradientSquares(program: Program, ranges: readonly ParameterRange[]): Region | null {
+  const chunks = ranges.map(({ length }) => elementChunks(length));
+  const partialCount = chunks.reduce((a, b) => a + b, 0);
+  if (partialCount === 0) return null;
+  const squares = program.workspace("gradient squares", 8 * partialCount);
+  let used = 0;
+  ranges.forEach(({ gradients, length }, i) => {
+    const own = chunks[i] as number;
+    const partials = squares.part("gradient squares", 8 * used, 8 * own);
+    program.call("sum_squares", own, partials, gradients, length, ELEMENTS);
+    used += own;
+  });
+  return squares;
 }
 
 /** Plans an evaluation step. */
@@ -234,4 +268,24 @@ export function emissionFor(
     optional: (variable) => find(node.layer, variable),
     values: (label, length) => program.workspace(`${name}/${label}`, 4 * length),
   };
+}
+
+/** Something that counts how many of a layer's `channels` are not finite, u32. */
+export interface FiniteCheck {
+  readonly layer: Layer;
+  readonly channels: number;
+  readonly notFinite: Region;
+  /** Counts a step that is refused for them. */
+  readonly refuse: () => void;
+}
+
+/** Where NaN or infinity shows; null where all is finite. The statistics see it in passing: no pass looks for it. */
+export function findNonFinite(runtime: Runtime, checks: readonly FiniteCheck[]): string | null {
+  for (const { layer, channels, notFinite, refuse } of checks) {
+    const [bad] = runtime.u32(notFinite.value, 1);
+    if (bad === 0) continue;
+    refuse();
+    return `${layer.type} "${layer.name}": ${bad} of ${channels} channels of its input have statistics that are not finite`;
+  }
+  return null;
 }

@@ -1,14 +1,21 @@
 import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
+import type { AccumulationCosts } from "./accumulate.js";
 import type { Node } from "./graph.js";
 import type { Parameters } from "./parameters.js";
 
 /** What training takes, for `summary`. */
 export interface TrainingCosts {
+  /** Samples of a step, and of those the ones that go through the layers at a time. */
   readonly batch: number;
+  readonly microBatch: number;
   /** Values that the optimizer keeps for each parameter. */
   readonly slots: number;
+  /** B: see {@link memoryBase}. */
+  readonly base: number;
   /** Bytes that the arena holds for a model that trains with such batches. */
   readonly peak: number;
+  /** null where batches are not cut. */
+  readonly accumulation: AccumulationCosts | null;
 }
 
 /** A table of layers, output shapes and parameters, and their sums. */
@@ -42,7 +49,8 @@ export function memoryBase(
   inputShape: Shape,
   nodes: readonly Node[],
   parameters: Parameters,
-  { batch, slots }: Pick<TrainingCosts, "batch" | "slots">,
+  batch: number,
+  slots: number,
 ): number {
   const outputs = lastNodes(nodes).reduce((sum, { outputShape }) => sum + sizeOf(outputShape), sizeOf(inputShape));
   const variables = (2 + slots) * countValues(parameters, true) + countValues(parameters, false);
@@ -50,10 +58,20 @@ export function memoryBase(
 }
 
 /** What training takes, in lines under the table. */
-export function describeTraining(base: number, { batch, slots, peak }: TrainingCosts): string[] {
-  return [
+export function describeTraining(costs: TrainingCosts): string[] {
+  const { batch, microBatch, slots, base, peak, accumulation } = costs;
+  const lines = [
     `training, batch ${formatNumber(batch)}: peak ${formatNumber(peak)} bytes = ${(peak / base).toFixed(2)}·B, at most ` +
       `1.5·B; B = ${formatNumber(base)} bytes: variables with gradients and ${slots} optimizer slots, outputs above`,
+  ];
+  if (accumulation === null) return lines;
+  const { inputs, gradients, recomputed, multiplyAdds } = accumulation;
+  const share = multiplyAdds === 0 ? 0 : (100 * recomputed) / multiplyAdds;
+  return [
+    ...lines,
+    `in micro-batches of ${formatNumber(microBatch)}: keeps ${formatNumber(inputs)} bytes of batch norms' inputs and ` +
+      `${formatNumber(gradients)} of their gradients; computes ${formatNumber(recomputed)} multiply-adds a sample twice, ` +
+      `${share.toFixed(0)} % of a step's ${formatNumber(multiplyAdds)}`,
   ];
 }
 

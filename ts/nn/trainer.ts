@@ -1,13 +1,25 @@
 import type { OptimizerRun } from "../optim/optimizer.js";
 import { NonFiniteError } from "../runtime/errors.js";
+import type { Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
-import type { Workspace } from "../runtime/workspace.js";
+import { Workspace } from "../runtime/workspace.js";
+import { type AccumulationCosts, type AccumulationPlan, planAccumulation, runAccumulation } from "./accumulate.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import type { LossSum, SparseCategoricalCrossentropy } from "./losses.js";
 import type { Parameters } from "./parameters.js";
-import { planTraining, type TrainingPlan } from "./plan.js";
+import { findNonFinite, planTraining, type TrainingPlan, type TrainingRequest } from "./plan.js";
+
+/** A batch, and how many samples go through the layers at a time. */
+export interface Split {
+  readonly batch: number;
+  readonly microBatch: number;
+}
+
+function isSplit({ batch, microBatch }: Split): boolean {
+  return microBatch < batch;
+}
 
 /** Writes a batch into the input and label views. */
 export type FillBatch = (input: Float32Array, labels: Int32Array) => void;
@@ -26,6 +38,9 @@ export class Trainer {
   readonly #optimizer: OptimizerRun;
   readonly #layers: readonly Layer[];
   readonly #plans = new Map<number, TrainingPlan>();
+  readonly #accumulations = new Map<string, AccumulationPlan>();
+  /** What steps in micro-batches keep between their programs. */
+  readonly #kept: Workspace;
   #revision = -1;
 
   constructor({
@@ -47,6 +62,7 @@ export class Trainer {
   }) {
     this.#runtime = runtime;
     this.#workspace = workspace;
+    this.#kept = new Workspace(runtime);
     this.#nodes = nodes;
     this.#inputShape = inputShape;
     this.#parameters = parameters;
@@ -56,53 +72,58 @@ export class Trainer {
   }
 
   /**
-   * Plans steps of `batch` samples, unless that was done before.
+   * Plans such steps, unless that was done before.
    *
    * @throws {StateError | ShapeError} when a layer cannot train so, {@link MemoryLimitError} when there is no room.
    */
-  prepare(batch: number): TrainingPlan {
-    // Plans hold what layers were when they were made.
-    const revision = this.#layers.reduce((sum, layer) => sum + layer.revision, 0);
-    if (revision !== this.#revision) {
-      this.forget();
-      this.#revision = revision;
-    }
-    let plan = this.#plans.get(batch);
-    if (plan === undefined) {
-      plan = this.#plan(batch);
-      this.#workspace.add(plan.program);
-      this.#plans.set(batch, plan);
-    }
-    return plan;
+  prepare(split: Split): void {
+    if (isSplit(split)) this.#splitPlan(split);
+    else this.#wholePlan(split.batch);
   }
 
-  /** Bytes that the arena holds while steps of `batch` samples run. @throws {StateError | ShapeError} as `prepare`. */
-  peak(batch: number): number {
-    return this.#parameters.bytes + this.#plan(batch).program.place();
+  /** Bytes that the arena holds while such steps run, and what micro-batches cost. @throws as `prepare`. */
+  costs(split: Split): { readonly peak: number; readonly accumulation: AccumulationCosts | null } {
+    const { bytes } = this.#parameters;
+    const request = this.#request(split.batch);
+    if (!isSplit(split)) return { peak: bytes + planTraining(request).program.place(), accumulation: null };
+    const { programs, kept, costs } = planAccumulation(request, split.microBatch);
+    const workspace = Math.max(...programs.map((program) => program.place()));
+    return { peak: bytes + kept.place() + workspace, accumulation: costs };
   }
 
   /** Drops all plans. */
   forget(): void {
     for (const { program } of this.#plans.values()) this.#workspace.remove(program);
     this.#plans.clear();
+    for (const { programs } of this.#accumulations.values()) {
+      for (const program of programs) this.#workspace.remove(program);
+    }
+    this.#accumulations.clear();
+    this.#kept.dispose();
   }
 
   /**
-   * One step on `batch` samples.
+   * One step.
    *
+   * @param fill is called for each micro-batch, in order.
    * @param advise says, after NaN or infinity was met, what to do about it.
    * @throws {NonFiniteError} naming the layer; nothing has changed then.
    */
-  step(batch: number, fill: FillBatch, advise: () => string): LossSum {
-    const plan = this.prepare(batch);
+  step(split: Split, fill: FillBatch, advise: () => string): LossSum {
+    return isSplit(split) ? this.#stepSplit(split, fill, advise) : this.#stepWhole(split.batch, fill, advise);
+  }
+
+  #stepWhole(batch: number, fill: FillBatch, advise: () => string): LossSum {
+    const plan = this.#wholePlan(batch);
     const runtime = this.#runtime;
     fill(runtime.f32(plan.input.value, batch * sizeOf(this.#inputShape)), runtime.i32(plan.labels.value, batch));
     plan.program.run(runtime, 0, plan.backwardEnd);
     const sums = this.#loss.read(runtime, plan.lossSums);
-    const trouble = this.#findNonFinite(plan, sums);
-    if (trouble !== null) {
-      throw new NonFiniteError(`${trouble}. No weight, statistic or counter has changed; ${advise()}`);
-    }
+    const checks = plan.staged.map(({ layer, statistics }) => {
+      const { channels, notFinite } = statistics;
+      return { layer, channels, notFinite, refuse: () => statistics.refuse() };
+    });
+    refuseTrouble(findNonFinite(runtime, checks) ?? this.#troubleWith(sums, plan.gradientSquares), advise);
 
     this.#optimizer.prepare();
     for (const { statistics } of plan.staged) statistics.prepareCommit();
@@ -113,34 +134,84 @@ export class Trainer {
     return sums;
   }
 
-  #plan(batch: number): TrainingPlan {
-    return planTraining({
+  #stepSplit(split: Split, fill: FillBatch, advise: () => string): LossSum {
+    const plan = this.#splitPlan(split);
+    const runtime = this.#runtime;
+    for (const { input, labels, samples } of plan.parts) {
+      fill(runtime.f32(input.value, samples * sizeOf(this.#inputShape)), runtime.i32(labels.value, samples));
+    }
+    const { sums, trouble } = runAccumulation(runtime, plan, (sums) => this.#loss.read(runtime, sums));
+    refuseTrouble(trouble ?? this.#troubleWith(sums, plan.gradientSquares), advise);
+
+    this.#optimizer.prepare();
+    for (const statistics of plan.staged) statistics.prepareCommit();
+    plan.finish.run(runtime, plan.checkEnd);
+    this.#optimizer.commit();
+    for (const statistics of plan.staged) statistics.commit(runtime);
+    for (const commit of plan.commits) commit();
+    return sums;
+  }
+
+  #wholePlan(batch: number): TrainingPlan {
+    this.#forgetOld();
+    let plan = this.#plans.get(batch);
+    if (plan === undefined) {
+      plan = planTraining(this.#request(batch));
+      this.#workspace.add(plan.program);
+      this.#plans.set(batch, plan);
+    }
+    return plan;
+  }
+
+  #splitPlan({ batch, microBatch }: Split): AccumulationPlan {
+    this.#forgetOld();
+    const key = `${batch} in ${microBatch}`;
+    let plan = this.#accumulations.get(key);
+    if (plan === undefined) {
+      plan = planAccumulation(this.#request(batch), microBatch);
+      this.#kept.add(plan.kept);
+      try {
+        this.#workspace.add(...plan.programs);
+      } catch (error) {
+        this.#kept.remove(plan.kept);
+        if (this.#accumulations.size === 0) this.#kept.dispose();
+        throw error;
+      }
+      this.#accumulations.set(key, plan);
+    }
+    return plan;
+  }
+
+  /** Plans hold what layers were when they were made. */
+  #forgetOld(): void {
+    const revision = this.#layers.reduce((sum, layer) => sum + layer.revision, 0);
+    if (revision === this.#revision) return;
+    this.forget();
+    this.#revision = revision;
+  }
+
+  #request(batch: number): TrainingRequest {
+    return {
       nodes: this.#nodes,
       inputShape: this.#inputShape,
       batch,
       parameters: this.#parameters,
       loss: this.#loss,
       optimizer: this.#optimizer,
-    });
+    };
   }
 
-  /** Where NaN or infinity shows; null where all is finite. The statistics see it in passing: no pass looks for it. */
-  #findNonFinite(plan: TrainingPlan, { loss }: LossSum): string | null {
-    for (const { layer, statistics } of plan.staged) {
-      const [channels] = this.#runtime.u32(statistics.notFinite.value, 1);
-      if (channels === 0) continue;
-      statistics.refuse();
-      return (
-        `${layer.type} "${layer.name}": ${channels} of ${statistics.channels} channels of its input have statistics ` +
-        `that are not finite`
-      );
-    }
+  #troubleWith({ loss }: LossSum, gradientSquares: Region | null): string | null {
     if (!Number.isFinite(loss)) return `the loss is ${loss}`;
-    if (plan.gradientSquares === null) return null;
+    if (gradientSquares === null) return null;
     let squares = 0;
-    for (const partial of this.#runtime.f64(plan.gradientSquares.value, plan.gradientSquares.bytes / 8)) {
-      squares += partial;
-    }
+    for (const partial of this.#runtime.f64(gradientSquares.value, gradientSquares.bytes / 8)) squares += partial;
     return Number.isFinite(squares) ? null : `the norm of the gradients is ${squares}, though the loss is ${loss}`;
   }
+}
+
+/** @throws {NonFiniteError} unless all is finite. */
+function refuseTrouble(trouble: string | null, advise: () => string): void {
+  if (trouble === null) return;
+  throw new NonFiniteError(`${trouble}. No weight, statistic or counter has changed; ${advise()}`);
 }

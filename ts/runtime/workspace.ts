@@ -12,13 +12,13 @@ export class Workspace {
   }
 
   /**
-   * Places a program in the block, which may be replaced by a larger one: what programs left in it is lost then.
+   * Places programs in the block, which may be replaced by a larger one: what programs left in it is lost then.
    *
    * @returns whether the block was replaced, so that other programs' regions have moved.
    * @throws {MemoryLimitError} when there is no room; nothing has changed then.
    */
-  add(program: Program): boolean {
-    const bytes = program.place();
+  add(...programs: readonly Program[]): boolean {
+    const bytes = Math.max(...programs.map((program) => program.place()));
     const old = this.#block;
     const fits = old !== null && old.bytes >= bytes;
     const { arena } = this.#runtime;
@@ -28,8 +28,10 @@ export class Workspace {
       for (const other of this.#programs) other.moveTo(block.address);
       this.#block = block;
     }
-    this.#programs.add(program);
-    program.moveTo(block.address);
+    for (const program of programs) {
+      this.#programs.add(program);
+      program.moveTo(block.address);
+    }
     return !fits;
   }
 

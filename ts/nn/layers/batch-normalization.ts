@@ -1,6 +1,6 @@
 import { type View, viewOf } from "../../batchnorm/axes.js";
 import { BatchNormCore } from "../../batchnorm/core.js";
-import { groupsOf, leastCount } from "../../batchnorm/groups.js";
+import { type Groups, groupsOf, leastCount } from "../../batchnorm/groups.js";
 import { type BatchNormHealth, HealthMonitor } from "../../batchnorm/health.js";
 import {
   activationOf,
@@ -22,10 +22,13 @@ import {
   Layer,
   type LayerOptions,
   only,
+  type Phases,
+  type SplitBatch,
   type Staged,
   type Trained,
   type VariableSpec,
 } from "../layer.js";
+import { SplitBatchNorm } from "./split-batch-normalization.js";
 
 /** Options of `layers.batchNormalization`: those of `ek.batchNorm`, and every layer's. */
 export interface BatchNormalizationOptions extends BatchNormOptions, LayerOptions {
@@ -185,15 +188,16 @@ export class BatchNormalization extends Layer {
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = only(inputs);
-    const { core, channels, values, count } = this.#core(emission, this.#config.groupSize);
-    const rule = this.#ruleFor(count, emission);
+    const groups = this.#groups(emission, this.#config.groupSize);
+    const rule = this.#ruleFor(leastCount(groups), emission.batch, only(emission.inputShapes));
+    const core = this.#core(emission, groups);
     const y = emission.values("y", emission.outputSize);
     if (rule.statistics === "batch") core.batchStatistics(x);
     else core.runningStatistics();
     core.normalize(y, x);
     return {
       y,
-      ...this.#afterStep(emission, core, { rule, channels, values, count }),
+      ...this.#afterStep(emission, core, groups, rule),
       backward: (dy, [wanted]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
         core.gradient(dx, dy, x);
@@ -202,20 +206,34 @@ export class BatchNormalization extends Layer {
     };
   }
 
+  phases(split: SplitBatch, inputs: readonly Shape[]): Phases | null {
+    const shape = only(inputs);
+    const { axes } = this.#view([split.samples, ...shape]);
+    const groups = groupsOf(axes, split.samples, this.#config.groupSize);
+    const rule = this.#ruleFor(leastCount(groups), split.samples, shape);
+    if (rule.statistics === "running") return null;
+    return new SplitBatchNorm(split, {
+      name: this.name,
+      axes,
+      groups,
+      core: (emission, parts) => this.#core(emission, { ...this.#groups(emission, null), parts }),
+      stage: (emission, core) => this.#afterStep(emission, core, groups, rule).staged as Staged,
+    });
+  }
+
   /** What a step that went well leaves: running statistics that have moved, or a batch that did not reach them. */
   #afterStep(
     { variable }: Emission,
     core: BatchNormCore,
-    {
-      rule,
-      channels,
-      values,
-      count,
-    }: { readonly rule: StateRule; readonly channels: number; readonly values: number; readonly count: number },
+    groups: Groups,
+    rule: StateRule,
   ): Pick<Trained, "staged" | "commit"> {
     const health = this.#health;
+    const { channels, count: values } = groups.whole.cut;
+    const least = leastCount(groups);
     if (rule.statistics === "running") return STATES[this.state].updates ? { commit: () => health.refuse() } : {};
     const rate = new Scalar(0);
+    const triple = core.runningTriple;
     const [mean, variance] = [variable("moving_mean").value, variable("moving_variance").value];
     if (this.#running.mean.length !== channels) {
       this.#running = { mean: new Float32Array(channels), variance: new Float32Array(channels) };
@@ -223,7 +241,7 @@ export class BatchNormalization extends Layer {
     const staged: Staged = {
       notFinite: core.notFinite,
       channels,
-      kept: [core.triple],
+      kept: [triple],
       emitCommit: () => {
         if (rule.updates) core.updateRunning(rate);
       },
@@ -236,7 +254,7 @@ export class BatchNormalization extends Layer {
           return;
         }
         this.#rule.commit();
-        health.record({ values, least: count, triple: runtime.f64(core.triple.value, 2 * channels) });
+        health.record({ values, least, triple: runtime.f64(triple.value, 2 * channels) });
         this.#running.mean.set(runtime.f32(mean.value, channels));
         this.#running.variance.set(runtime.f32(variance.value, channels));
       },
@@ -248,7 +266,9 @@ export class BatchNormalization extends Layer {
   /** @internal Appends the statistics of the input as a whole, which move nothing. */
   emitStatistics(emission: Emission, inputs: readonly Region[]): InputStatistics {
     const x = only(inputs);
-    const { core, count, channels } = this.#core(emission, null);
+    const groups = this.#groups(emission, null);
+    const { count, channels } = groups.whole.cut;
+    const core = this.#core(emission, groups);
     core.batchStatistics(x);
     const { triple, notFinite } = core;
     const normalize = () => {
@@ -260,7 +280,7 @@ export class BatchNormalization extends Layer {
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const { core } = this.#core(emission, null);
+    const core = this.#core(emission, this.#groups(emission, null));
     const y = emission.values("y", emission.outputSize);
     core.runningStatistics();
     core.normalize(y, only(inputs));
@@ -284,11 +304,15 @@ export class BatchNormalization extends Layer {
     return view;
   }
 
-  /** `values` a channel in the batch, `count` in its smallest group. */
-  #core({ program, constants, batch, name, inputShapes, variable, optional }: Emission, groupSize: number | null) {
+  #groups({ batch, inputShapes }: Emission, groupSize: number | null): Groups {
+    const { axes } = this.#view([batch, ...only(inputShapes)]);
+    return groupsOf(axes, batch, groupSize);
+  }
+
+  #core(emission: Emission, groups: Groups): BatchNormCore {
+    const { program, constants, batch, name, inputShapes, variable, optional } = emission;
     const { epsilon, groupVariance } = this.#config;
-    const { axes, permutation } = this.#view([batch, ...only(inputShapes)]);
-    const groups = groupsOf(axes, batch, groupSize);
+    const { permutation } = this.#view([batch, ...only(inputShapes)]);
     const gamma = optional("gamma");
     const beta = optional("beta");
     const settings = {
@@ -308,12 +332,10 @@ export class BatchNormalization extends Layer {
       groupVariance,
       correction: (count: number) => this.#rule.correction(count),
     };
-    const core = new BatchNormCore(program, settings, constants);
-    const { channels, count: values } = groups.whole.cut;
-    return { core, channels, values, count: leastCount(groups) };
+    return new BatchNormCore(program, settings, constants);
   }
 
-  #ruleFor(count: number, { batch, inputShapes }: Emission): StateRule {
+  #ruleFor(count: number, batch: number, shape: Shape): StateRule {
     const rule = requireCall(this.what, "training step", this.state);
     if (rule.statistics === "running" || count > 1) return rule;
     switch (this.#config.onSingleValue) {
@@ -323,7 +345,7 @@ export class BatchNormalization extends Layer {
         return { ...rule, updates: false };
       case "error":
         throw new ShapeError(
-          `${this.what}: a batch of ${batch} with samples ${formatShape(only(inputShapes))} has one value a channel, ` +
+          `${this.what}: a batch of ${batch} with samples ${formatShape(shape)} has one value a channel, ` +
             `which has no variance to train with; choose another batchSize or drop samples, so that no batch has ` +
             `just 1, freeze() the layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
         );

@@ -84,6 +84,11 @@ export class Conv2d extends Layer {
     ];
   }
 
+  multiplyAdds(inputs: readonly Shape[], output: Shape): number {
+    const { windowHeight, windowWidth, channels } = this.window(only(inputs));
+    return sizeOf(output) * windowHeight * windowWidth * channels;
+  }
+
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const convolution = this.#convolution(emission);
     const way = trainingWay(convolution);

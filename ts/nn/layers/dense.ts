@@ -72,6 +72,10 @@ export class Dense extends Layer {
     ];
   }
 
+  multiplyAdds(inputs: readonly Shape[]): number {
+    return only(only(inputs)) * this.units;
+  }
+
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const { program, batch, inputShapes, values, variable, optional } = emission;
     const x = only(inputs);
