@@ -7,6 +7,9 @@ import { noise } from "./support/reference-model.js";
 import { expectWithin } from "./support/within.js";
 
 const U = 2 ** -23;
+const LARGEST = (2 - U) * 2 ** 127;
+/** The smallest f32 above 0. */
+const DENORMAL = 2 ** -149;
 
 let ek: Evenkeel;
 beforeAll(async () => {
@@ -86,6 +89,12 @@ function expectBounds(setting: Setting): void {
   const want = step(setting, batch);
   const bounds = boundsOf(setting, want);
   expectWithin("y", bn.forward(input).data, want.y, bounds.y);
+  // After the first update they are the batch's, rounded once more.
+  const deviation = (c: number) => Math.sqrt(batch.variance[c] as number);
+  const size = (c: number) => Math.abs(batch.mean[c] as number);
+  expectWithin("running mean", bn.runningMean.data, batch.mean, (c) => U * (3 * deviation(c) + size(c)) + DENORMAL);
+  const capped = batch.variance.map((variance) => Math.min(variance, LARGEST));
+  expectWithin("running variance", bn.runningVariance.data, capped, (c) => 7 * U * (capped[c] as number) + DENORMAL);
   expectWithin("dx", bn.backward(gradient).data, want.dx, bounds.dx);
   expectWithin("dgamma", bn.gamma?.grad.data ?? [], want.sumDyXhat, bounds.dgamma);
   expectWithin("dbeta", bn.beta?.grad.data ?? [], want.sumDy, bounds.dbeta);

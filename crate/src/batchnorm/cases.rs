@@ -331,6 +331,14 @@ mod tests {
         assert_eq!((mean, variance), ([0.5e38], [f32::MAX / 2.0]));
     }
 
+    /// A first update with rate 1 leaves the batch's statistics to the last bit, however far the start was.
+    #[test]
+    fn a_first_update_forgets_the_start() {
+        let (mut mean, mut variance) = ([7.0f32], [1.0f32]);
+        update_running(&mut mean, &mut variance, &[3e-9], &[4.2e-12], 4.0, 1.0, 1.0);
+        assert_eq!((mean, variance), ([3e-9f64 as f32], [1.05e-12f64 as f32]));
+    }
+
     /// dx, dγ, dβ of the oracle against central differences of the oracle's forward pass, in f64.
     #[test]
     fn the_oracle_gradient_is_the_derivative() {
