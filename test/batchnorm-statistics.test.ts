@@ -267,7 +267,7 @@ describe("merge", () => {
 
 test("statistics refuses what it cannot reduce, by name", () => {
   const x = ek.tensor([4, 3], [...noise(12, 1)]);
-  expect(() => ek.statistics(x, { mask: x } as never)).toThrow('statistics has no option "mask"; there are "axis"');
+  expect(() => ek.statistics(x, { masks: x } as never)).toThrow('no option "masks"; there are "axis", "mask"');
   expect(() => ek.statistics(x, { axis: 2 })).toThrow("statistics has axis 2, which [4,3] does not have");
   expect(() => ek.statistics(x, { axis: 0.5 })).toThrow(
     "statistics: axis must be an integer or an array of some, got 0.5",

@@ -9,7 +9,8 @@ export type {
 } from "./batchnorm/external.js";
 export type { BatchNormHealth } from "./batchnorm/health.js";
 export type { InitialValues } from "./batchnorm/initial.js";
-export { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
+export type { Mask } from "./batchnorm/mask.js";
+export { BatchNorm, type BatchNormOpOptions, type ForwardOptions } from "./batchnorm/op.js";
 export type { BatchNormConfig, BatchNormOptions } from "./batchnorm/options.js";
 export type { BatchNormState } from "./batchnorm/states.js";
 export { merge, type Statistics, type StatisticsOptions } from "./batchnorm/statistics.js";

@@ -126,8 +126,9 @@ export function solve(problem: Problem): Solution {
   };
 }
 
-/** Mean and variance that one running update moves towards. */
-export function updateOf({ groups }: Solution, { merged, unbiased }: { merged: boolean; unbiased: boolean }): Moments {
+/** Mean and variance that one running update moves towards; a group of one value a channel has no say. */
+export function updateOf(solution: Solution, { merged, unbiased }: { merged: boolean; unbiased: boolean }): Moments {
+  const groups = solution.groups.filter(({ count }) => count > 1);
   const total = groups.reduce((sum, { count }) => sum + count, 0);
   const correct = (count: number) => (unbiased && count > 1 ? count / (count - 1) : 1);
   const mix = (term: (group: Solution["groups"][number], c: number) => number) =>

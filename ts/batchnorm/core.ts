@@ -1,7 +1,8 @@
 import type { ActivationCode } from "../runtime/activation.js";
 import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
+import { CountedValues, partOf } from "./counted.js";
 import type { Group, Groups } from "./groups.js";
-import type { Partition } from "./layout.js";
+import { emitGradientSums, emitInputGradient, emitNormalize, emitStatistics } from "./kernels.js";
 import { type Permutation, Rows } from "./permutation.js";
 
 /** What the core reads and writes besides the data; null where the batch norm has none. */
@@ -26,6 +27,8 @@ export interface CoreSettings {
   readonly groupVariance: "mean" | "merged";
   /** What a biased variance of so many values is multiplied with before it moves the running variance. */
   readonly correction: (count: number) => number;
+  /** What becomes of a group of one value a channel; who must not have one checks that before. */
+  readonly onSingleValue: "error" | "useRunning" | "skipUpdate";
 }
 
 /** A group and what it is normalised with. */
@@ -33,7 +36,7 @@ export interface StatisticsSet {
   readonly group: Group;
   /** f64: mean[channels], m2[channels]. */
   readonly triple: Region;
-  /** Values behind the triple's m2: the group's count, or 1 for running statistics. */
+  /** Values behind the triple's m2: those of the group that count, or 1 for running statistics. */
   readonly count: number;
   /** Whether the triple is a function of x, so that gradients flow through it. */
   readonly fromBatch: boolean;
@@ -54,22 +57,21 @@ export class BatchNormCore {
   readonly #settings: CoreSettings;
   readonly #channels: number;
   readonly #rows: Rows;
+  readonly #counted: CountedValues;
+  /** What the calls after the statistics work with. */
   #sets: readonly StatisticsSet[] = [];
 
+  /** To be made before the program's first call, if there is a mask. */
   constructor(program: Program, settings: CoreSettings, constants: Constants = program.constants) {
+    const { name, groups, permutation } = settings;
     this.#program = program;
     this.#constants = constants;
     this.#settings = settings;
-    this.#channels = settings.groups.whole.cut.channels;
-    this.#rows = new Rows(program, settings.name, settings.permutation);
-    this.triple = constants.region(`${settings.name}/statistics`, 16 * this.#channels);
-    this.notFinite = program.workspace(`${settings.name}/not finite`, 4);
-  }
-
-  /** Which triple moves the running statistics: that of the only group, or what several were merged to. */
-  get runningTriple(): Region {
-    const [only, ...others] = this.#sets;
-    return only === undefined || others.length > 0 ? this.triple : only.triple;
+    this.#channels = groups.whole.cut.channels;
+    this.#rows = new Rows(program, name, permutation);
+    this.#counted = new CountedValues(program, name, new Set([groups.whole, ...groups.parts]));
+    this.triple = constants.region(`${name}/statistics`, 16 * this.#channels);
+    this.notFinite = program.workspace(`${name}/not finite`, 4);
   }
 
   /** The tensors in the order that the groups count in. */
@@ -82,18 +84,49 @@ export class BatchNormCore {
     return this.#sets;
   }
 
-  /** The statistics of x, group by group. */
+  /** Whether the statistics that were taken last are, at least for one group, those of the batch: `notFinite` tells of them. */
+  get fromBatch(): boolean {
+    return this.#sets.some((set) => set.fromBatch);
+  }
+
+  /** Values a channel behind what moves the running statistics: 0 where {@link updateRunning} has nothing to do. */
+  get count(): number {
+    return this.#moving().reduce((sum, { count }) => sum + count, 0);
+  }
+
+  /** Which triple moves the running statistics: that of the only group, or what several were merged to. */
+  get runningTriple(): Region {
+    const [only, ...others] = this.#sets;
+    return only === undefined || others.length > 0 ? this.triple : only.triple;
+  }
+
+  /** The values that count. */
+  get counted(): CountedValues {
+    return this.#counted;
+  }
+
+  /** The statistics of x, group by group; the running ones for a group of which nothing counts. */
   batchStatistics(x: Region): void {
-    const { name, groups } = this.#settings;
+    const { name, groups, onSingleValue } = this.#settings;
     const { parts } = groups;
+    const least = onSingleValue === "useRunning" ? 2 : 1;
+    if (parts.every(({ count }) => count < least)) {
+      this.runningStatistics();
+      return;
+    }
     const alone = parts.length === 1;
     const rows = this.#rows.of(x);
+    let running: Omit<StatisticsSet, "group"> | null = null;
     this.#sets = parts.map((group, i) => {
+      if (group.count < least) {
+        running ??= this.#runningSet(this.#program.workspace(`${name}/running`, 16 * this.#channels), group);
+        return { ...running, group };
+      }
       const label = alone ? name : `${name}/group ${i}`;
       const triple = alone ? this.triple : this.#program.workspace(`${label}/statistics`, 16 * this.#channels);
-      const { cut } = group;
-      emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, partOf(rows, group));
-      return this.#formCoefficients(this.#program.constants, { group, triple, count: cut.count, fromBatch: true });
+      const { values, cut } = this.#counted.of(rows, group);
+      emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, values);
+      return this.#formCoefficients(this.#program.constants, { group, triple, count: group.count, fromBatch: true });
     });
     if (!alone) this.mergeGroups();
   }
@@ -103,8 +136,9 @@ export class BatchNormCore {
     const { name, groups } = this.#settings;
     const rows = this.#rows.of(x);
     groups.parts.forEach((group, i) => {
-      const to = { name, cut: group.cut, triple: triples[i] as Region, notFinite: notFinite[i] as Region };
-      emitStatistics(this.#program, to, partOf(rows, group));
+      const { values, cut } = this.#counted.of(rows, group);
+      const to = { name, cut, triple: triples[i] as Region, notFinite: notFinite[i] as Region };
+      emitStatistics(this.#program, to, values);
     });
   }
 
@@ -126,18 +160,17 @@ export class BatchNormCore {
 
   /** The running statistics in place of a batch's. */
   runningStatistics(): void {
-    const { groups, regions } = this.#settings;
-    const { runningMean, runningVariance } = regions;
-    this.#constants.program.call("bn_running_triple", 1, this.triple, runningMean, runningVariance, this.#channels);
-    const set = { group: groups.whole, triple: this.triple, count: 1, fromBatch: false };
-    this.#sets = [this.#formCoefficients(this.#constants, set)];
+    this.#sets = [this.#runningSet(this.triple, this.#settings.groups.whole, this.#constants)];
   }
 
   /** y = f(γ·x̂ + β) with the statistics that were taken last. */
   normalize(y: Region, x: Region): void {
     const from = this.#rows.of(x);
     this.#rows.write(y, (to) => {
-      for (const set of this.#sets) this.#normalizeGroup(partOf(to, set.group), partOf(from, set.group), set);
+      for (const set of this.#sets) {
+        const { group } = set;
+        emitNormalize(this.#program, partOf(to, group), partOf(from, group), { ...this.#of(set), cut: group.cut });
+      }
     });
   }
 
@@ -147,18 +180,17 @@ export class BatchNormCore {
     this.gradientFromSums(dx, dy, x, sums);
   }
 
-  /** Σdz and Σdz·x̂, f64: [groups][2][channels], in `sums`, by default a region of the program. */
+  /** Σdz and Σdz·x̂, f64: [2][channels] for each group of which something counts, in `sums`, by default a region of the program. */
   gradientSums(
     dy: Region,
     x: Region,
-    sums = this.#program.workspace(`${this.#settings.name}/sums`, 16 * this.#channels * this.#sets.length),
+    sums = this.#program.workspace(`${this.#settings.name}/sums`, this.#sumsBytes(Math.max(1, this.#sets.length))),
   ): Region {
-    const { name } = this.#settings;
-    const bytes = 16 * this.#channels;
     const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
-    this.#sets.forEach((set, i) => {
-      const own = sums.part(`${name}/sums`, bytes * i, bytes);
-      this.#groupSums(own, partOf(dyRows, set.group), partOf(xRows, set.group), set);
+    this.#counting().forEach((set, i) => {
+      const { values, cut } = this.#counted.of(xRows, set.group);
+      const { values: dyValues } = this.#counted.of(dyRows, set.group);
+      emitGradientSums(this.#program, this.#sumsOf(sums, i), dyValues, values, { ...this.#of(set), cut });
     });
     return sums;
   }
@@ -173,21 +205,20 @@ export class BatchNormCore {
   parameterGradients(sums: Region): void {
     const { gammaGradient, betaGradient } = this.#settings.regions;
     if (gammaGradient === null && betaGradient === null) return;
-    const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#sets.length];
+    const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#counting().length];
     this.#program.call("bn_parameter_gradients", 1, dgamma, dbeta, sums, groups, this.#channels);
   }
 
   /** dx from the groups' sums. */
   inputGradient(dx: Region, dy: Region, x: Region, sums: Region): void {
-    const { name } = this.#settings;
-    const bytes = 16 * this.#channels;
     const [dyRows, xRows] = [this.#rows.of(dy), this.#rows.of(x)];
     this.#rows.write(dx, (dxRows) => {
-      this.#sets.forEach((set, i) => {
-        const own = sums.part(`${name}/sums`, bytes * i, bytes);
+      this.#counting().forEach((set, i) => {
         const { group } = set;
-        this.#inputGradient(partOf(dxRows, group), partOf(dyRows, group), partOf(xRows, group), own, set);
+        const [to, from, at] = [partOf(dxRows, group), partOf(dyRows, group), partOf(xRows, group)];
+        this.#groupGradient(to, from, at, this.#sumsOf(sums, i), set);
       });
+      for (const { group } of this.#sets) this.#counted.clear(dxRows, group);
     });
   }
 
@@ -195,7 +226,7 @@ export class BatchNormCore {
   updateRunning(rate: Scalar | number): void {
     const { regions, groupVariance, correction } = this.#settings;
     const { runningMean, runningVariance } = regions;
-    const count = this.#sets.reduce((sum, set) => sum + set.count, 0);
+    const { count } = this;
     // Groups whose variances are averaged were corrected each on its own.
     const factor = this.#sets.length > 1 && groupVariance === "mean" ? 1 : correction(count);
     const [triple, channels] = [this.runningTriple, this.#channels];
@@ -207,13 +238,29 @@ export class BatchNormCore {
     const { groupVariance, correction } = this.#settings;
     const merged = groupVariance === "merged";
     let before = 0;
-    for (const { triple, count } of this.#sets) {
+    for (const { triple, count } of this.#moving()) {
       const factor = merged ? 1 : correction(count);
       const [total, channels] = [this.triple, this.#channels];
       const args = [channels, before, count, factor, merged ? 1 : 0] as const;
       this.#program.call("bn_merge_group", 1, total, this.notFinite, triple, ...args);
       before += count;
     }
+  }
+
+  /** The sets with something that counts. */
+  #counting(): readonly StatisticsSet[] {
+    return this.#sets.filter(({ group }) => group.count > 0);
+  }
+
+  /** The sets that move the running statistics: with one value a channel there is no variance. */
+  #moving(): readonly StatisticsSet[] {
+    return this.#sets.filter(({ fromBatch, count }) => fromBatch && count > 1);
+  }
+
+  #runningSet(triple: Region, group: Group, constants: Constants = this.#program.constants): StatisticsSet {
+    const { runningMean, runningVariance } = this.#settings.regions;
+    constants.program.call("bn_running_triple", 1, triple, runningMean, runningVariance, this.#channels);
+    return this.#formCoefficients(constants, { group, triple, count: 1, fromBatch: false });
   }
 
   /** The coefficients of the normalisation, in the place that has the statistics. */
@@ -227,82 +274,27 @@ export class BatchNormCore {
     return { ...set, coefficients };
   }
 
-  #normalizeGroup(y: Region, x: Region, { group, coefficients: k }: StatisticsSet): void {
-    const { kind, p0, p1 } = this.#settings.activation;
-    const { cut } = group;
-    const { channels, outer, inner, unit, chunk, chunks } = cut;
-    if (cut.kind === "rows") {
-      this.#program.call("bn_rows_normalize", chunks, y, x, k, outer, channels, unit, kind, p0, p1);
-    } else {
-      const parts = partCount(cut);
-      this.#program.call("bn_runs_normalize", chunks, y, x, k, channels, inner, unit, parts, chunk, kind, p0, p1);
-    }
+  #groupGradient(dx: Region, dy: Region, x: Region, sums: Region, set: StatisticsSet): void {
+    const { name, epsilon } = this.#settings;
+    const { group, triple, count, fromBatch } = set;
+    const tables = this.#program.workspace(`${name}/gradient coefficients`, 8 * this.#channels);
+    const scalars = [this.#channels, count, epsilon, fromBatch ? 1 : 0] as const;
+    this.#program.call("bn_gradient_coefficients", 1, tables, sums, triple, ...scalars);
+    emitInputGradient(this.#program, dx, dy, x, tables, { ...this.#of(set), cut: group.cut });
   }
 
-  #groupSums(sums: Region, dy: Region, x: Region, { group, triple, count, coefficients: k }: StatisticsSet): void {
+  /** What the kernels of a set work by, but for the cut. */
+  #of({ triple, count, coefficients }: StatisticsSet) {
     const { name, epsilon, activation } = this.#settings;
-    const { kind, p0, p1 } = activation;
-    const { cut } = group;
-    const { channels, outer, inner, unit, chunk, chunks, outerParts, pieces, last } = cut;
-    const program = this.#program;
-    const parts = program.workspace(`${name}/gradient sums`, partBytes(cut));
-    if (cut.kind === "rows") {
-      program.call("bn_rows_gradient_sums", chunks, parts, dy, x, k, outer, channels, unit, kind, p0, p1);
-    } else {
-      const total = partCount(cut);
-      program.call("bn_runs_gradient_sums", chunks, parts, dy, x, k, channels, inner, unit, total, chunk, kind, p0, p1);
-    }
-    const layout = [outerParts, channels, pieces, unit, last] as const;
-    program.call("bn_merge_sums", 1, sums, parts, triple, ...layout, count, epsilon);
+    return { name, triple, count, coefficients, epsilon, activation };
   }
 
-  #inputGradient(dx: Region, dy: Region, x: Region, sums: Region, set: StatisticsSet): void {
-    const { name, epsilon, activation } = this.#settings;
-    const { kind, p0, p1 } = activation;
-    const { group, triple, count, fromBatch, coefficients: k } = set;
-    const { cut } = group;
-    const { channels, outer, inner, unit, chunk, chunks } = cut;
-    const program = this.#program;
-    const tables = program.workspace(`${name}/gradient coefficients`, 8 * channels);
-    const scalars = [channels, count, epsilon, fromBatch ? 1 : 0] as const;
-    program.call("bn_gradient_coefficients", 1, tables, sums, triple, ...scalars);
-    if (cut.kind === "rows") {
-      program.call("bn_rows_input_gradient", chunks, dx, dy, x, k, tables, outer, channels, unit, kind, p0, p1);
-    } else {
-      const layout = [channels, inner, unit, partCount(cut), chunk] as const;
-      program.call("bn_runs_input_gradient", chunks, dx, dy, x, k, tables, ...layout, kind, p0, p1);
-    }
+  #sumsBytes(groups: number): number {
+    return 16 * this.#channels * groups;
   }
-}
 
-/** Appends the statistics of x: mean and m2 of each channel to `triple`, the channels that are not finite counted. */
-export function emitStatistics(
-  program: Program,
-  to: { readonly name: string; readonly cut: Partition; readonly triple: Region; readonly notFinite: Region },
-  x: Region,
-): void {
-  const { name, cut, triple, notFinite } = to;
-  const { outer, outerParts, channels, inner, pieces, unit, last, chunk, chunks } = cut;
-  const parts = program.workspace(`${name}/moments`, partBytes(cut));
-  if (cut.kind === "rows") {
-    program.call("bn_rows_statistics", chunks, parts, x, outer, channels, unit);
-  } else {
-    program.call("bn_runs_statistics", chunks, parts, x, channels, inner, unit, partCount(cut), chunk);
+  /** Those of group i among the ones that count. */
+  #sumsOf(sums: Region, i: number): Region {
+    return sums.part(sums.label, this.#sumsBytes(i), this.#sumsBytes(1));
   }
-  program.call("bn_merge", 1, triple, notFinite, parts, outerParts, channels, pieces, unit, last);
-}
-
-/** What a group has of a tensor. */
-export function partOf(tensor: Region, { begin, length }: Group): Region {
-  if (begin === 0 && 4 * length === tensor.bytes) return tensor;
-  return tensor.part(tensor.label, 4 * begin, 4 * length);
-}
-
-function partCount(cut: Partition): number {
-  return cut.outerParts * cut.channels * cut.pieces;
-}
-
-/** Bytes of a reduction's parts: two f64 each. */
-function partBytes(cut: Partition): number {
-  return 16 * partCount(cut);
 }

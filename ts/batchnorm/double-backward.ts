@@ -5,7 +5,8 @@ import { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
-import { BatchNormCore, type CoreSettings, partOf, type StatisticsSet } from "./core.js";
+import { BatchNormCore, type CoreSettings, type StatisticsSet } from "./core.js";
+import { partOf } from "./counted.js";
 import { checkSameShape, checkTensor } from "./inputs.js";
 import { Outputs } from "./outputs.js";
 import type { StateRule } from "./states.js";
@@ -108,7 +109,7 @@ export class DoubleBackward {
       if (ddgamma !== undefined) given.set(ddgamma);
       if (ddbeta !== undefined) given.set(ddbeta, channels);
       program.run(this.#runtime, 0, statisticsEnd);
-      const error = statisticsEnd > 0 ? nonFinite(core) : null;
+      const error = core.fromBatch ? nonFinite(core) : null;
       if (error !== null) throw error;
       program.run(this.#runtime, statisticsEnd);
       const sums = this.#runtime.f64(parameters.value, parameters.bytes / 8);

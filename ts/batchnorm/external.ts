@@ -4,10 +4,11 @@ import { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
-import { type Features, type View, viewOf } from "./axes.js";
-import { BatchNormCore, type BatchNormRegions } from "./core.js";
+import { type Features, viewOf } from "./axes.js";
+import { BatchNormCore, type BatchNormRegions, type CoreSettings } from "./core.js";
 import { groupsOf } from "./groups.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
+import { flagsOf, type Mask } from "./mask.js";
 import { activationOf, type BatchNormConfig } from "./options.js";
 import { Outputs } from "./outputs.js";
 import type { RunningRule } from "./running.js";
@@ -46,6 +47,8 @@ export interface BackwardReduceRequest {
   readonly dy: Tensor;
   /** What it was normalised with. */
   readonly stats: Statistics;
+  /** Which values of x count; by default all. dy at the others is not looked at, and their dx is 0. */
+  readonly mask?: Mask;
 }
 
 export interface BackwardWithRequest extends BackwardReduceRequest {
@@ -54,6 +57,9 @@ export interface BackwardWithRequest extends BackwardReduceRequest {
   /** Where to write dx, a tensor of x's shape other than x and dy; by default a tensor of the op. */
   readonly out?: Tensor;
 }
+
+/** How x is normalised: in one group. */
+type Input = Pick<CoreSettings, "groups" | "permutation">;
 
 /** What these calls share with their op. */
 interface Owner {
@@ -89,11 +95,11 @@ export class ExternalStatistics {
   forward(request: ForwardWithRequest): Tensor {
     const what = this.#check("forwardWith", request, ["x", "stats", "out"]);
     const { x, stats, out } = request;
-    const view = this.#checkInput(what, x, stats);
+    const input = this.#checkInput(what, x, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const y = out ?? this.#outputs.of(x.shape).y;
     checkApart(what, y, { x });
-    this.#run(view, { stats }, (core) => {
+    this.#run(input, { stats }, (core) => {
       core.normalize(regionOf("y", y), regionOf("x", x));
       return undefined;
     });
@@ -101,20 +107,20 @@ export class ExternalStatistics {
   }
 
   backwardReduce(request: BackwardReduceRequest): GradientSums {
-    const what = this.#check("backwardReduce", request, ["x", "dy", "stats"]);
+    const what = this.#check("backwardReduce", request, ["x", "dy", "stats", "mask"]);
     return this.#reduce(what, request);
   }
 
   backwardWith(request: BackwardWithRequest): Tensor {
-    const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "out"]);
-    const { x, dy, stats, sums, out } = request;
-    const view = this.#checkInput(what, x, stats);
+    const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "mask", "out"]);
+    const { x, dy, stats, sums, mask, out } = request;
+    const input = this.#checkInput(what, x, stats, mask);
     this.#checkTensorLike(what, "dy", dy, x);
     this.#checkSums(what, sums, stats);
     if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
     const dx = out ?? this.#outputs.of(x.shape).dx;
     checkApart(what, dx, { x, dy });
-    this.#run(view, { stats, sums }, (core, total) => {
+    this.#run(input, { stats, sums }, (core, total) => {
       core.gradientFromSums(regionOf("dx", dx), regionOf("dy", dy), regionOf("x", x), total);
       return undefined;
     });
@@ -122,7 +128,7 @@ export class ExternalStatistics {
   }
 
   backwardStatistics(request: BackwardReduceRequest): StatisticsGradients {
-    const what = this.#check("backwardStatistics", request, ["x", "dy", "stats"]);
+    const what = this.#check("backwardStatistics", request, ["x", "dy", "stats", "mask"]);
     const { sumDy, sumDyXhat } = this.#reduce(what, request);
     const { count, m2 } = request.stats;
     const gamma = this.#owner.gamma?.data;
@@ -146,8 +152,9 @@ export class ExternalStatistics {
       );
     }
     // Running statistics have no layout: any view of this many channels serves.
-    const view = viewOf(what, [1, channels], -1);
-    this.#run(view, { stats }, (core) => {
+    const { axes, permutation } = viewOf(what, [1, channels], -1);
+    const input = { groups: groupsOf(axes, 1, null), permutation };
+    this.#run(input, { stats }, (core) => {
       core.updateRunning(rule.rate);
       return undefined;
     });
@@ -160,12 +167,13 @@ export class ExternalStatistics {
     this.#outputs.drop(reason);
   }
 
-  #reduce(what: string, { x, dy, stats }: BackwardReduceRequest): GradientSums {
-    const view = this.#checkInput(what, x, stats);
+  #reduce(what: string, { x, dy, stats, mask }: BackwardReduceRequest): GradientSums {
+    const input = this.#checkInput(what, x, stats, mask);
     this.#checkTensorLike(what, "dy", dy, x);
-    const { channels, outer, inner } = view.axes;
-    const count = outer * inner;
-    const sums = this.#run(view, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
+    const { channels } = this.#owner;
+    const { count } = input.groups.whole;
+    if (count === 0) return { count, sumDy: new Float64Array(channels), sumDyXhat: new Float64Array(channels) };
+    const sums = this.#run(input, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
     return { count, sumDy: sums.slice(0, channels), sumDyXhat: sums.slice(channels) };
   }
 
@@ -174,7 +182,7 @@ export class ExternalStatistics {
    * sums.
    */
   #run(
-    { axes, permutation }: View,
+    input: Input,
     { stats, sums }: { readonly stats: Statistics; readonly sums?: GradientSums },
     emit: (core: BatchNormCore, total: Region) => Region | undefined,
   ): Float64Array {
@@ -182,13 +190,13 @@ export class ExternalStatistics {
     const program = new Program();
     const core = new BatchNormCore(program, {
       name,
-      groups: groupsOf(axes, 1, null),
-      permutation,
+      ...input,
       epsilon: this.#epsilon,
       activation: activationOf(what, config),
       regions: { ...regions, gammaGradient: null, betaGradient: null },
       groupVariance: config.groupVariance,
       correction: (count) => rule.correction(count),
+      onSingleValue: "error",
     });
     const total = program.workspace(`${name}/given sums`, 16 * channels);
     // Before the first call: it is written before all of them.
@@ -199,6 +207,7 @@ export class ExternalStatistics {
     const workspace = new Workspace(this.#runtime);
     try {
       workspace.add(program);
+      core.counted.upload(this.#runtime);
       this.#write(core.triple, stats.mean, stats.m2);
       if (sums !== undefined) this.#write(total, sums.sumDy, sums.sumDyXhat);
       program.run(this.#runtime);
@@ -221,12 +230,13 @@ export class ExternalStatistics {
     return what;
   }
 
-  #checkInput(what: string, x: Tensor, stats: Statistics): View {
+  #checkInput(what: string, x: Tensor, stats: Statistics, mask?: Mask): Input {
     const { features, channels, config } = this.#owner;
     checkTensor(what, "x", x, this.#runtime);
     const view = checkChannels(this.#owner.what, x, config.axis, features);
     checkStatistics(`${what}: stats`, stats, { channels, least: 1 });
-    return view;
+    const { axes, permutation } = view;
+    return { groups: groupsOf(axes, 1, null, flagsOf(what, mask, x.shape, view)), permutation };
   }
 
   #checkTensorLike(what: string, name: string, tensor: Tensor, x: Tensor): void {

@@ -25,6 +25,7 @@ import {
 import { type Groups, groupsOf, leastCount } from "./groups.js";
 import { type BatchNormHealth, HealthMonitor } from "./health.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
+import { flagsOf, type Mask } from "./mask.js";
 import {
   activationOf,
   type BatchNormConfig,
@@ -45,6 +46,12 @@ export interface BatchNormOpOptions extends BatchNormOptions {
   readonly features: Features;
   /** For error messages. Default "batch_norm". */
   readonly name?: string;
+}
+
+/** What a `forward` may be told. */
+export interface ForwardOptions {
+  readonly out?: Tensor;
+  readonly mask?: Mask;
 }
 
 /**
@@ -75,6 +82,8 @@ export class BatchNorm {
   readonly #rate = new Scalar(0);
   readonly #variables: Variables;
   readonly #plans = new Map<string, Plan>();
+  /** That of the last call with a mask. */
+  #masked: Plan | null = null;
   readonly #workspace: Workspace;
   readonly #outputs: Outputs;
   readonly #external: ExternalStatistics;
@@ -193,28 +202,32 @@ export class BatchNorm {
    *
    * @param x rank 2–5, with `features` channels on the configured axes. It must stay as it is until `backward`.
    * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
+   * @param options.mask which values count ({@link Mask}): statistics, updates and gradients are those of x without the
+   * rest, whose y is normalised with them and whose dx is 0. Where nothing counts, the running statistics normalise.
    * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
    * @throws {ValueError} for a tensor of another runtime, or one that this op returned.
    * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
    * @throws {StateError} once disposed.
    * @throws {MemoryLimitError} when there is no room for a first larger batch.
    */
-  forward(x: Tensor, options: { readonly out?: Tensor } = {}): Tensor {
+  forward(x: Tensor, options: ForwardOptions = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
-    checkOptions(`${this.#what}: forward`, options, ["out"]);
+    checkOptions(`${this.#what}: forward`, options, ["out", "mask"]);
     const view = this.#checkInput(x);
-    const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize);
-    const { out } = options;
+    const { out, mask } = options;
     if (out !== undefined) this.#checkOut(x, out);
-    const effective = this.#singleValueRule(groups, x.shape, rule);
+    const flags = flagsOf(`${this.#what}: forward`, mask, x.shape, view);
+    const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize, flags);
+    if (rule.statistics === "batch") this.#checkCounts(groups, x.shape);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
-    const plan = this.#planFor(x.shape, view, groups, effective);
+    const plan = this.#planFor(x.shape, view, groups, rule);
     const storage = this.#outputs.of(x.shape);
 
     plan.x.moveTo(x.address);
+    plan.core.counted.upload(this.#runtime);
     plan.program.run(this.#runtime, 0, plan.statisticsEnd);
-    const nonFinite = plan.statisticsEnd > 0 ? this.#nonFinite(plan.core, x.shape) : null;
+    const nonFinite = plan.core.fromBatch ? this.#nonFinite(plan.core, x.shape) : null;
     if (nonFinite !== null) {
       this.#health.refuse();
       throw nonFinite;
@@ -227,8 +240,7 @@ export class BatchNorm {
       plan.program.run(this.#runtime, plan.forwardEnd, plan.commitEnd);
       this.#rule.commit();
       const triple = this.#runtime.f64(plan.core.triple.value, 2 * this.runningMean.size);
-      const count = leastCount(groups);
-      this.#health.record({ values: groups.whole.cut.count, least: count, triple });
+      this.#health.record({ values: plan.core.count, least: leastCount(groups), triple });
     } else if (rule.updates) {
       this.#health.refuse();
     }
@@ -360,8 +372,8 @@ export class BatchNorm {
     const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize);
     const settings = this.#settings(view, groups);
     this.#double.check(request, settings);
-    const effective = this.#singleValueRule(groups, x.shape, rule);
-    return this.#double.run(request, effective, settings, (core) => this.#nonFinite(core, x.shape));
+    if (rule.statistics === "batch") this.#checkCounts(groups, x.shape);
+    return this.#double.run(request, rule, settings, (core) => this.#nonFinite(core, x.shape));
   }
 
   /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
@@ -430,13 +442,17 @@ export class BatchNorm {
   }
 
   #planFor(shape: Shape, view: View, groups: Groups, rule: StateRule): Plan {
+    // A plan for a mask is for its count: made anew with each call, which costs microseconds.
+    if (this.#masked !== null) this.#workspace.remove(this.#masked.program);
+    this.#masked = null;
+    const masked = groups.whole.selection !== null;
     const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
-    let plan = this.#plans.get(key);
-    if (plan === undefined) {
-      plan = planStep(shape, rule, this.#rate, this.#settings(view, groups));
-      this.#workspace.add(plan.program);
-      this.#plans.set(key, plan);
-    }
+    const known = masked ? undefined : this.#plans.get(key);
+    if (known !== undefined) return known;
+    const plan = planStep(shape, rule, this.#rate, this.#settings(view, groups));
+    this.#workspace.add(plan.program);
+    if (masked) this.#masked = plan;
+    else this.#plans.set(key, plan);
     return plan;
   }
 
@@ -450,25 +466,20 @@ export class BatchNorm {
       regions: this.#variables.regions,
       groupVariance: this.#config.groupVariance,
       correction: (count) => this.#rule.correction(count),
+      onSingleValue: this.#config.onSingleValue,
     };
   }
 
   /** One value a channel has no variance: what to do with it is the user's choice. */
-  #singleValueRule(groups: Groups, shape: Shape, rule: StateRule): StateRule {
-    if (rule.statistics === "running" || leastCount(groups) > 1) return rule;
+  #checkCounts(groups: Groups, shape: Shape): void {
     const { onSingleValue, groupSize } = this.#config;
+    if (onSingleValue !== "error" || leastCount(groups) > 1) return;
     const inGroups = groups.parts.length > 1 ? ` in groups of ${groupSize}` : "";
-    switch (onSingleValue) {
-      case "useRunning":
-        return { ...rule, statistics: "running", updates: false };
-      case "skipUpdate":
-        return { ...rule, updates: false };
-      case "error":
-        throw new ShapeError(
-          `${this.#what}: ${formatShape(shape)} has one value a channel${inGroups}, which has no variance to ` +
-            `train with; use a larger batch, freeze(), or onSingleValue: "useRunning" or "skipUpdate"`,
-        );
-    }
+    const masked = groups.whole.selection === null ? "" : ", as its mask has it,";
+    throw new ShapeError(
+      `${this.#what}: ${formatShape(shape)}${masked} has one value a channel${inGroups}, which has no variance to ` +
+        `train with; use a larger batch, freeze(), or onSingleValue: "useRunning" or "skipUpdate"`,
+    );
   }
 }
 

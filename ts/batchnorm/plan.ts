@@ -32,7 +32,7 @@ export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: 
   if (!batch) core.runningStatistics();
   core.normalize(y, x);
   const forwardEnd = program.length;
-  if (rule.updates) core.updateRunning(rate);
+  if (rule.updates && core.count > 0) core.updateRunning(rate);
   const commitEnd = program.length;
   if (rule.gradients) core.gradient(dx, dy, x);
   return { shape, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };

@@ -6,9 +6,11 @@ import { formatShape } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import { type ChannelAxes, checkAxes, viewOf } from "./axes.js";
-import { emitStatistics } from "./core.js";
+import { CountedValues } from "./counted.js";
+import { groupsOf } from "./groups.js";
 import { checkTensor } from "./inputs.js";
-import { partition } from "./layout.js";
+import { emitStatistics } from "./kernels.js";
+import { flagsOf, type Mask } from "./mask.js";
 import { Rows } from "./permutation.js";
 
 /** What is known of each channel's values; merges without loss. Plain data: sent between threads and machines as it is. */
@@ -24,26 +26,33 @@ export interface Statistics {
 export interface StatisticsOptions {
   /** The channel axis, or several; negative counts from the end. Default −1, channels last. */
   readonly axis?: ChannelAxes;
+  /** Which values count; by default all. Where none does, count is 0. */
+  readonly mask?: Mask;
 }
 
 /** The statistics of x. */
 export function statisticsOf(runtime: Runtime, x: Tensor, options: StatisticsOptions): Statistics {
   const what = "statistics";
-  checkOptions(what, options, ["axis"]);
+  checkOptions(what, options, ["axis", "mask"]);
   const axis = checkAxes(what, options.axis ?? -1);
   const address = checkTensor(what, "x", x, runtime);
-  const { axes, permutation } = viewOf(what, x.shape, axis);
-  const cut = partition(axes);
-  const { channels, count } = cut;
+  const view = viewOf(what, x.shape, axis);
+  const { whole } = groupsOf(view.axes, 1, null, flagsOf(what, options.mask, x.shape, view));
+  const { channels } = view.axes;
+  const { count } = whole;
+  if (count === 0) return { count, mean: new Float64Array(channels), m2: new Float64Array(channels) };
 
   const program = new Program();
+  const counted = new CountedValues(program, what, [whole]);
   const triple = program.workspace("statistics", 16 * channels);
   const notFinite = program.workspace("not finite", 4);
-  const rows = new Rows(program, what, permutation);
-  emitStatistics(program, { name: what, cut, triple, notFinite }, rows.of(Region.at("x", address, 4 * x.size)));
+  const rows = new Rows(program, what, view.permutation).of(Region.at("x", address, 4 * x.size));
+  const { values, cut } = counted.of(rows, whole);
+  emitStatistics(program, { name: what, cut, triple, notFinite }, values);
   const workspace = new Workspace(runtime);
   try {
     workspace.add(program);
+    counted.upload(runtime);
     program.run(runtime);
     const [bad] = runtime.u32(notFinite.value, 1);
     if (bad !== 0) {

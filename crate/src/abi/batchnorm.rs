@@ -7,7 +7,7 @@ use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::batchnorm::double_backward::{self, Kind, TABLE, Values};
 use crate::batchnorm::fold::{self, Inference};
 use crate::batchnorm::planar::Runs;
-use crate::batchnorm::{self, Coefficients, Parts, interleaved, planar};
+use crate::batchnorm::{self, Coefficients, Parts, interleaved, mask, planar};
 use crate::with_activation;
 use core::ops::Range;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -484,6 +484,39 @@ pub fn bn_double_backward_apply(
     let k = Coefficients::new(coefficients, channels);
     let f = Kind { kind: activation, p: [p0, p1] };
     double_backward::apply(dx, ddy, tables, values, k, elements.start, inner as usize, f);
+}
+
+/// The `count` positions of x at `offsets` (u32), without gaps as \[count/run\]\[channels\]\[run\]; x is of `len` values,
+/// `inner` from channel to channel. A chunk is `chunk` runs.
+#[wasm_bindgen]
+pub fn bn_gather(
+    packed: u32,
+    x: u32,
+    offsets: u32,
+    count: u32,
+    channels: u32,
+    inner: u32,
+    run: u32,
+    len: u32,
+    chunk: u32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = span(begin, end, chunk, count / run * channels);
+    let [count, channels, inner, run] = [count, channels, inner, run].map(|n| n as usize);
+    // SAFETY: the promise of crate::abi.
+    let (packed, x, offsets) = unsafe {
+        (part_mut(packed, &(runs.start * run..runs.end * run)), slice(x, len as usize), slice(offsets, count))
+    };
+    mask::gather(packed, x, offsets, channels, inner, run, runs.start);
+}
+
+/// Zeros in all channels of the `count` positions of x at `offsets`, as in [`bn_gather`]. One chunk.
+#[wasm_bindgen]
+pub fn bn_clear(x: u32, offsets: u32, count: u32, channels: u32, inner: u32, len: u32, _begin: u32, _end: u32) {
+    // SAFETY: the promise of crate::abi.
+    let (x, offsets) = unsafe { (slice_mut(x, len as usize), slice(offsets, count as usize)) };
+    mask::clear(x, offsets, channels as usize, inner as usize);
 }
 
 /// Kernel \[taps\]\[inputs\]\[outputs\] and bias of this batch norm over `inputs` channels followed by a linear layer without

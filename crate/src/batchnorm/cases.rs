@@ -3,7 +3,7 @@
 use super::fold::{Inference, fold_after, fold_before};
 use super::planar::Runs;
 use super::{
-    Coefficients, Parts, coefficients, gradient_coefficients, interleaved, merge, merge_group, merge_sums,
+    Coefficients, Parts, coefficients, gradient_coefficients, interleaved, mask, merge, merge_group, merge_sums,
     normalized_sums, parameter_gradients, planar,
 };
 use crate::activation::Linear;
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
     Case { name: "batchnorm/added sums", run: added_sums },
     Case { name: "batchnorm/groups", run: groups },
+    Case { name: "batchnorm/mask", run: masks },
 ];
 
 /// One unit in the last place of 1.
@@ -225,6 +226,47 @@ fn groups(check: &mut Check) {
         };
         check.f32s("dgamma", &dgamma, &want(channels), |_| ULP * n as f64);
         check.f32s("dbeta", &dbeta, &want(0), |_| ULP * n as f64);
+    }
+}
+
+/// What counts is gathered from rows and from runs, in one piece and from the middle on; what does not is cleared.
+fn masks(check: &mut Check) {
+    let mut random = Random(23);
+    for [outer, channels, inner] in [[5, 1, 1], [9, 3, 1], [6, 19, 1], [4, 3, 5], [3, 2, 7], [1, 4, 9]] {
+        let mut x = random.vector(outer * channels * inner);
+        let offset = |o: usize, i: usize| o * channels * inner + i;
+        // The same places of each run count, or, gathered as one run, any.
+        for run in [inner.div_ceil(2), outer * inner.div_ceil(2)] {
+            let (mut counted, mut masked) = (Vec::new(), Vec::new());
+            for o in 0..outer {
+                for i in 0..inner {
+                    let list = if i % 2 == 0 && (inner > 1 || o % 3 != 1) { &mut counted } else { &mut masked };
+                    list.push(offset(o, i) as u32);
+                }
+            }
+            let run = if inner == 1 { 1 } else { run };
+            for &at in &masked {
+                x[at as usize] = f32::NAN;
+            }
+            let mut packed = vec![0.0; counted.len() * channels];
+            let half = counted.len() / run / 2 * channels;
+            let (low, high) = packed.split_at_mut(half * run);
+            mask::gather(low, &x, &counted, channels, inner, run, 0);
+            mask::gather(high, &x, &counted, channels, inner, run, half);
+            let mut want = Vec::new();
+            for positions in counted.chunks(run) {
+                for c in 0..channels {
+                    want.extend(positions.iter().map(|&at| f64::from(x[at as usize + c * inner])));
+                }
+            }
+            check.f32s("packed", &packed, &want, |_| 0.0);
+
+            let mut cleared = x.clone();
+            mask::clear(&mut cleared, &masked, channels, inner);
+            let zero = |i: usize| masked.contains(&((i / (channels * inner) * channels * inner + i % inner) as u32));
+            let want: Vec<f64> = x.iter().enumerate().map(|(i, &v)| if zero(i) { 0.0 } else { f64::from(v) }).collect();
+            check.f32s("cleared", &cleared, &want, |_| 0.0);
+        }
     }
 }
 

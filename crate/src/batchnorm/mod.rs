@@ -27,6 +27,7 @@
 pub mod double_backward;
 pub mod fold;
 pub mod interleaved;
+pub mod mask;
 pub mod planar;
 
 #[cfg(any(test, feature = "selftest"))]

@@ -331,6 +331,8 @@ export class BatchNormalization extends Layer {
       },
       groupVariance,
       correction: (count: number) => this.#rule.correction(count),
+      // Without a mask all groups have one value or none has: the rule of a step says what becomes of that.
+      onSingleValue: "skipUpdate" as const,
     };
     return new BatchNormCore(program, settings, constants);
   }
