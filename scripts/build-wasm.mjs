@@ -89,7 +89,7 @@ export async function buildWasm(which = "library") {
       env: {
         ...wasm.env,
         PATH: [...tools.map((tool) => join(toolFolder(tool), "bin")), wasm.env.PATH].join(delimiter),
-        RUSTFLAGS: `-C target-feature=${variant.targetFeatures}`,
+        RUSTFLAGS: `-C target-feature=${variant.targetFeatures} -C link-arg=--export=__stack_pointer`,
         CARGO_ENCODED_RUSTFLAGS: undefined,
       },
     },

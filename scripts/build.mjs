@@ -25,6 +25,8 @@ const bundles = {
   index: { entry: "ts/index.ts", platform: "neutral", contains: ["ts/"] },
   node: { entry: "ts/node/index.ts", platform: "node", contains: ["ts/node/", "ts/data/", "ts/formats/"] },
   cli: { entry: "ts/cli/main.ts", platform: "node", contains: ["ts/cli/"] },
+  // Beside index.js, which names it so.
+  "evenkeel-worker": { entry: "ts/runtime/threads/worker.ts", platform: "neutral", contains: ["ts/runtime/"] },
 };
 
 /** @type {Record<string, string>} */
@@ -36,7 +38,7 @@ function ownership(name) {
     name: "ownership",
     setup(build) {
       build.onResolve({ filter: /^\.\.?\// }, ({ path, resolveDir, kind }) => {
-        if (kind === "entry-point" || name === "index") return undefined;
+        if (kind === "entry-point" || name === "index" || name === "evenkeel-worker") return undefined;
         const owner = owners[slashes(relative(root, join(resolveDir, path))).replace(/\.js$/, ".ts")];
         return owner && owner !== name ? { path: `./${owner}.js`, external: true } : undefined;
       });

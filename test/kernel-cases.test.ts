@@ -2,7 +2,8 @@
 // same record: equal hashes mean equal bits.
 import { readFileSync } from "node:fs";
 import { beforeAll, expect, test, vi } from "vitest";
-import { compileModule, instantiate } from "../ts/runtime/wasm-module.js";
+import { instantiate } from "../ts/runtime/threads/instance.js";
+import { compileModule } from "../ts/runtime/wasm-module.js";
 
 vi.mock("../ts/wasm/evenkeel_bg.wasm", () => ({ default: new Uint8Array() }));
 
@@ -13,8 +14,10 @@ const cases = new Map<string, { worst: () => number; hash: () => string }>();
 
 beforeAll(async () => {
   // Built by `npm test`, or by `node scripts/build-wasm.mjs --selftest`.
-  const { exports } = await instantiate(await compileModule(file("target/selftest/evenkeel_bg.wasm")));
-  const call = (name: string, ...args: number[]) => (exports[name] as (...args: number[]) => number)(...args);
+  const { module } = await compileModule(file("target/selftest/evenkeel_bg.wasm"));
+  const { names, kernels } = await instantiate(module);
+  const call = (name: string, ...args: number[]) =>
+    (kernels[names.indexOf(name)] as unknown as (...args: number[]) => number)(...args);
   for (let i = 0; i < call("selftest_count"); i++) {
     const name: number[] = [];
     for (let byte = call("selftest_name_byte", i, 0); byte > 0; byte = call("selftest_name_byte", i, name.length)) {

@@ -17,12 +17,14 @@ const KERNELS = `(module
   (import "./evenkeel_bg.js" "__wbg___wbindgen_throw_0123" (func $throw (param i32 i32)))
   (import "./evenkeel_bg.js" "__wbindgen_init_externref_table" (func $table))
   (memory (export "memory") 2)
+  (global $stack (export "__stack_pointer") (mut i32) (i32.const 65536))
   (data (i32.const 16) "out of slots")
   (func (export "__wbindgen_start") (call $table) (i32.store (i32.const 0) (i32.const 7)))
   (func (export "store_range") (param $out i32) (param $begin i32) (param $end i32)
     (i32.store (local.get $out) (local.get $begin))
     (i32.store offset=4 (local.get $out) (local.get $end)))
-  (func (export "panics") (param i32 i32) (unreachable))
+  (func (export "store_stack") (param $out i32) (param i32 i32) (i32.store (local.get $out) (global.get $stack)))
+  (func (export "panics") (param i32 i32) (global.set $stack (i32.const 100)) (unreachable))
   (func (export "throws") (param i32 i32) (call $throw (i32.const 16) (i32.const 12))))`;
 
 describe("Runtime.run", () => {
@@ -37,6 +39,14 @@ describe("Runtime.run", () => {
     const out = runtime.arena.allocate(8);
     run("store_range", 5, out);
     expect([...runtime.u32(out, 2)]).toEqual([0, 5]);
+    runtime.arena.free(out);
+  });
+
+  test("puts the stack back after a trap", () => {
+    const out = runtime.arena.allocate(4);
+    expect(() => run("panics", 1)).toThrow(/unreachable/);
+    run("store_stack", 1, out);
+    expect(runtime.u32(out, 1)[0]).toBe(65536);
     runtime.arena.free(out);
   });
 

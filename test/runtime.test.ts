@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { availableParallelism } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import {
@@ -20,10 +21,10 @@ const MiB = 2 ** 20;
 const wasm = readFileSync(new URL("../ts/wasm/evenkeel_bg.wasm", import.meta.url));
 
 describe("load", () => {
-  test("gives one SIMD thread and says what memory it has", async () => {
+  test("gives a SIMD thread for each core and says what memory it has", async () => {
     const ek = await load();
     const { memoryBytes, ...rest } = ek.info();
-    expect(rest).toEqual({ simd: true, relaxed: false, threads: 1 });
+    expect(rest).toEqual({ simd: true, relaxed: false, threads: availableParallelism() });
     expect(memoryBytes % 65536).toBe(0);
     expect(memoryBytes).toBeLessThan(2 * MiB);
   });
@@ -37,20 +38,28 @@ describe("load", () => {
     expect([...x.data]).toEqual([1, 2, 3, 4]);
   });
 
-  test("says why it runs on one thread, or without relaxed SIMD", async () => {
+  test("says nothing of what is as it was asked for", async () => {
     expect((await load({ threads: "auto", precision: "reproducible" })).info().reason).toBeUndefined();
-    expect((await load({ threads: 1 })).info().reason).toBeUndefined();
-    const threads = (await load({ threads: 4 })).info();
-    expect(threads).toMatchObject({ threads: 1, reason: expect.stringContaining("one thread") });
-    const worker = (await load({ worker: "https://example.test/worker.js" })).info();
-    expect(worker.reason).toContain("no workers");
-    const fast = (await load({ precision: "fast" })).info();
-    expect(fast).toMatchObject({ relaxed: false, reason: expect.stringContaining('"fast" computes reproducibly') });
+    expect((await load({ threads: 1 })).info()).not.toHaveProperty("reason");
+    expect((await load({ threads: 4 })).info()).toMatchObject({ threads: 4 });
+  });
+
+  test("runs on one thread with a module whose memory is its own, and says so", async () => {
+    const source = new WebAssembly.Module(wasm);
+    const info = (await load({ source, threads: 4 })).info();
+    expect(info.threads).toBe(1);
+    expect(info.reason).toMatch(/^one thread: source is compiled already.*; pass its bytes for threads$/);
+    expect((await load({ source, threads: 1 })).info()).not.toHaveProperty("reason");
+  });
+
+  test("shares no memory on one thread", async () => {
+    expect((await load({ threads: 1 })).tensor([1]).data.buffer).toBeInstanceOf(ArrayBuffer);
+    expect((await load({ threads: 2 })).tensor([1]).data.buffer).toBeInstanceOf(SharedArrayBuffer);
   });
 
   const wrong: [unknown, new () => Error, RegExp][] = [
     [{ thread: 2 }, NameError, /no option "thread"; its options are threads, precision, source, maxMemory, worker/],
-    [{ threads: 0 }, ValueError, /"auto" or a positive integer, got 0/],
+    [{ threads: 0 }, ValueError, /"auto" or a positive integer up to 256, got 0/],
     [{ threads: 1.5 }, ValueError, /got 1.5/],
     [{ threads: "two" }, ValueError, /got "two"/],
     [{ precision: "exact" }, ValueError, /"reproducible" or "fast", got "exact"/],
@@ -148,13 +157,24 @@ describe("a tensor", () => {
   });
 
   test("keeps its values through growth, as a new view", async () => {
-    const ek = await load();
+    const ek = await load({ threads: 1 });
     const x = ek.tensor([3], [1, 2, 3]);
     const old = x.data;
     ek.tensor([MiB]);
     expect(old.length).toBe(0);
     expect([...x.data]).toEqual([1, 2, 3]);
     expect(() => ek.tensor([3], old)).toThrow(/expects 3 numbers, got 0 .*hold the Tensor, not its data/);
+  });
+
+  test("of threads that share memory keeps its values through growth, and the old view shows them too", async () => {
+    const ek = await load({ threads: 2 });
+    const x = ek.tensor([3], [1, 2, 3]);
+    const old = x.data;
+    ek.tensor([MiB]);
+    expect(x.data.buffer).not.toBe(old.buffer);
+    x.data[1] = 5;
+    expect([...old]).toEqual([1, 5, 3]);
+    expect([...ek.tensor([3], old).data]).toEqual([1, 5, 3]);
   });
 
   test("refuses shapes and data that do not fit, before anything changed", async () => {

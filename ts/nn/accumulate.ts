@@ -74,16 +74,17 @@ export function planAccumulation(request: TrainingRequest, microBatch: number): 
   return new AccumulationPlanner(request, microBatch).plan();
 }
 
-/** Runs the step up to its commit; returns the loss, and in which statistics NaN or infinity shows: null if in none. */
-export function runAccumulation(
+/** Runs the step up to its commit; gives the loss, and in which statistics NaN or infinity shows: null if in none. */
+export async function runAccumulation(
   runtime: Runtime,
   { stages, finish, checkEnd }: AccumulationPlan,
   read: (sums: Region) => LossSum,
-): { readonly sums: LossSum; readonly trouble: string | null } {
+): Promise<{ readonly sums: LossSum; readonly trouble: string | null }> {
   let [loss, correct] = [0, 0];
   for (const { works, merge } of stages) {
     for (const { program, checks, copies, lossSums } of works) {
-      program.run(runtime);
+      const running = program.execute(runtime);
+      if (running !== undefined) await running;
       const trouble = findNonFinite(runtime, checks);
       if (trouble !== null) return { sums: { loss, correct }, trouble };
       for (const { from, to } of copies) runtime.u8(to.value, to.bytes).set(runtime.u8(from.value, to.bytes));
@@ -93,7 +94,8 @@ export function runAccumulation(
     }
     merge?.(runtime);
   }
-  finish.run(runtime, 0, checkEnd);
+  const running = finish.execute(runtime, 0, checkEnd);
+  if (running !== undefined) await running;
   return { sums: { loss, correct }, trouble: null };
 }
 

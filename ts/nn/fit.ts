@@ -1,8 +1,8 @@
 import type { BatchNormHealth } from "../batchnorm/health.js";
 import type { BatchSource } from "../data/source.js";
+import { Breather } from "../runtime/breather.js";
 import { formatValue, listNames, oneOf } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
-import { Breather } from "./breather.js";
 import type { FitHealth, HealthHistory, HealthWarning } from "./fit-health.js";
 import type { LossSum } from "./losses.js";
 
@@ -117,7 +117,7 @@ export interface FitPlan {
   readonly signal: AbortSignal | undefined;
   readonly health: FitHealth;
   /** One step on `count` samples from the source. */
-  readonly step: (count: number) => LossSum;
+  readonly step: (count: number) => Promise<LossSum>;
   readonly validate: (() => Promise<{ readonly loss: number; readonly accuracy?: number }>) | null;
   /** Runs callbacks, during which the model may be used. */
   readonly outside: (call: () => Promise<void>) => Promise<void>;
@@ -200,7 +200,7 @@ async function runEpoch(
     signal?.throwIfAborted();
     const size = Math.min(batchSize, source.samples - step * batchSize);
     health.beforeStep(step, steps);
-    means.add(plan.step(size), size);
+    means.add(await plan.step(size), size);
     if (listening) {
       const logs: BatchLogs = { epoch, step: step + 1, steps, size, ...means.values };
       await tell((callback) => callback.onBatchEnd?.(logs));

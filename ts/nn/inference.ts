@@ -59,21 +59,25 @@ export class Inference {
   }
 
   /** Evaluates a source batch by batch: yields each batch's sums and size. */
-  *evaluate(
+  async *evaluate(
     loss: SparseCategoricalCrossentropy,
     source: BatchSource,
     batchSize: number,
-  ): Generator<{ readonly sums: LossSum; readonly count: number }> {
+  ): AsyncGenerator<{ readonly sums: LossSum; readonly count: number }> {
     const runtime = this.#runtime;
     this.prepareEvaluation(loss, source.samples, batchSize);
     source.rewind();
     for (let done = 0; done < source.samples; ) {
       const count = Math.min(batchSize, source.samples - done);
-      const plan = this.#evaluations.get(count) as EvaluationPlan;
-      const input = runtime.f32(plan.input.value, count * sizeOf(this.#inputShape));
-      source.next(input, runtime.i32(plan.labels.value, count));
-      plan.program.run(runtime);
-      yield { sums: loss.read(runtime, plan.lossSums), count };
+      const sums = await this.#workspace.exclusive(async () => {
+        const plan = this.#evaluations.get(count) as EvaluationPlan;
+        const input = runtime.f32(plan.input.value, count * sizeOf(this.#inputShape));
+        source.next(input, runtime.i32(plan.labels.value, count));
+        const running = plan.program.execute(runtime);
+        if (running !== undefined) await running;
+        return loss.read(runtime, plan.lossSums);
+      });
+      yield { sums, count };
       done += count;
     }
   }
@@ -95,17 +99,41 @@ export class Inference {
   }
 
   /** Fills `outputs` batch by batch; yields how many samples are done. */
-  *predict(outputs: Float32Array, x: Samples, batchSize: number): Generator<number> {
+  async *predict(outputs: Float32Array, x: Samples, batchSize: number): AsyncGenerator<number> {
+    for (const batch of this.#predictionBatches(outputs, x, batchSize)) {
+      await this.#workspace.exclusive(async () => {
+        batch.fill();
+        const running = batch.program.execute(this.#runtime);
+        if (running !== undefined) await running;
+        batch.read();
+      });
+      yield batch.end;
+    }
+  }
+
+  /** The same before it returns. */
+  predictNow(outputs: Float32Array, x: Samples, batchSize: number): void {
+    for (const batch of this.#predictionBatches(outputs, x, batchSize)) {
+      batch.fill();
+      batch.program.run(this.#runtime);
+      batch.read();
+    }
+  }
+
+  *#predictionBatches(outputs: Float32Array, x: Samples, batchSize: number): Generator<PredictionBatch> {
     const runtime = this.#runtime;
-    const inSize = sizeOf(this.#inputShape);
-    const samples = outputs.length / this.#outputSize;
+    const [inSize, outSize] = [sizeOf(this.#inputShape), this.#outputSize];
+    const samples = outputs.length / outSize;
     for (let first = 0; first < samples; first += batchSize) {
-      const count = Math.min(batchSize, samples - first);
-      const plan = this.#predictions.get(count) as PredictionPlan;
-      runtime.f32(plan.input.value, count * inSize).set(valuesOf(x).subarray(first * inSize, (first + count) * inSize));
-      plan.program.run(runtime);
-      outputs.set(runtime.f32(plan.output.value, count * this.#outputSize), first * this.#outputSize);
-      yield first + count;
+      const end = Math.min(first + batchSize, samples);
+      const { program, input, output } = this.#predictions.get(end - first) as PredictionPlan;
+      yield {
+        program,
+        end,
+        fill: () =>
+          runtime.f32(input.value, (end - first) * inSize).set(valuesOf(x).subarray(first * inSize, end * inSize)),
+        read: () => outputs.set(runtime.f32(output.value, (end - first) * outSize), first * outSize),
+      };
     }
   }
 
@@ -113,6 +141,15 @@ export class Inference {
     this.#workspace.add(plan.program);
     plans.set(batch, plan);
   }
+}
+
+/** A batch of a prediction: filled, run, read. */
+interface PredictionBatch {
+  readonly program: Program;
+  /** Samples up to the end of this batch. */
+  readonly end: number;
+  fill(): void;
+  read(): void;
 }
 
 /** The batch sizes that `samples` are worked off in: the full one, and that of a last, smaller batch. */

@@ -2,6 +2,7 @@ import { adviseOnNonFinite, checkLabels, countSamples, type Labels, type Samples
 import { ArraySource, type BatchSource } from "../data/source.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
+import { Breather } from "../runtime/breather.js";
 import {
   checkBoolean,
   checkInteger,
@@ -18,7 +19,6 @@ import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
 import { Workspace } from "../runtime/workspace.js";
-import { Breather } from "./breather.js";
 import { encodeModel } from "./encode-model.js";
 import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
 import { FitHealth } from "./fit-health.js";
@@ -290,8 +290,8 @@ export class Model {
       input.set(valuesOf(x));
       labels.set(y);
     };
-    const sums = compiled.trainer.step(whole, fill, () => adviseOnNonFinite(x, count, this.inputShape));
-    means.add(sums, count);
+    const advise = () => adviseOnNonFinite(x, count, this.inputShape);
+    means.add(await this.#locked("trainOnBatch", () => compiled.trainer.step(whole, fill, advise)), count);
     return means.values;
   }
 
@@ -323,7 +323,7 @@ export class Model {
     const breather = new Breather();
     return this.#locked("predict", async () => {
       const data = new Float32Array(count * sizeOf(this.outputShape));
-      for (const _done of this.#inference.predict(data, x, batchSize)) await breather.breathe();
+      for await (const _done of this.#inference.predict(data, x, batchSize)) await breather.breathe();
       return { shape: [count, ...this.outputShape], data };
     });
   }
@@ -365,12 +365,12 @@ export class Model {
       inputShape: this.inputShape,
       parameters: this.#parameters,
       batchSize: this.#batchSize("predictor", options),
-      check: () => this.#checkAlive("its predictor"),
+      check: () => this.#checkStill("its predictor"),
       unfolded: (x) => {
         const count = x.length / sizeOf(this.inputShape);
         this.#inference.preparePrediction(count, DEFAULT_BATCH);
         const data = new Float32Array(count * sizeOf(this.outputShape));
-        for (const _done of this.#inference.predict(data, x, DEFAULT_BATCH));
+        this.#inference.predictNow(data, x, DEFAULT_BATCH);
         return data;
       },
     });
@@ -378,7 +378,7 @@ export class Model {
 
   /** Copies of all weights, in Keras's order: layer by layer; gamma, beta, moving_mean, moving_variance; kernel, bias. */
   getWeights(): Weight[] {
-    this.#checkAlive("getWeights");
+    this.#checkStill("getWeights");
     return this.#parameters.list.map((parameter) => ({
       name: parameter.path,
       shape: [...parameter.spec.shape],
@@ -393,6 +393,7 @@ export class Model {
    */
   getGradients(): Weight[] {
     this.#beginCompiled("getGradients");
+    this.#checkStill("getGradients");
     return this.#parameters.list
       .filter(({ layer, spec }) => spec.trainable && layer.parametersTrained)
       .map((parameter) => ({
@@ -451,7 +452,7 @@ export class Model {
 
   /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */
   toBytes(): Uint8Array {
-    this.#checkAlive("toBytes");
+    this.#checkStill("toBytes");
     return encodeModel(this);
   }
 
@@ -467,6 +468,13 @@ export class Model {
 
   #checkAlive(call: string): void {
     if (this.#disposed) throw new StateError(`the model is disposed: ${call} is no longer possible; make a new one`);
+  }
+
+  /** @throws {StateError} while a program changes what the call reads: on a page it goes on beside the main thread. */
+  #checkStill(call: string): void {
+    this.#checkAlive(call);
+    if (!this.#workspace.busy) return;
+    throw new StateError(`the model is computing: await that before ${call}, or call ${call} in a callback of fit`);
   }
 
   /** @throws {StateError} unless the call is possible now. */
@@ -543,7 +551,7 @@ export class Model {
   async #evaluate({ loss, accuracy }: Compiled, source: BatchSource, batchSize: number): Promise<Figures> {
     const means = new Means(accuracy);
     const breather = new Breather();
-    for (const { sums, count } of this.#inference.evaluate(loss, source, batchSize)) {
+    for await (const { sums, count } of this.#inference.evaluate(loss, source, batchSize)) {
       means.add(sums, count);
       await breather.breathe();
     }

@@ -1,11 +1,11 @@
 import { merge, type Statistics } from "../batchnorm/statistics.js";
 import { adviseOnNonFinite, type Samples, valuesOf } from "../data/arrays.js";
+import { Breather } from "../runtime/breather.js";
 import { NonFiniteError, ShapeError, StateError } from "../runtime/errors.js";
 import { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Workspace } from "../runtime/workspace.js";
-import { Breather } from "./breather.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization, type InputStatistics } from "./layers/batch-normalization.js";
@@ -151,7 +151,8 @@ async function takeStatistics(
     const batch = Math.min(batchSize, samples - first);
     const { program, input, taken } = pass.get(batch) as Pass;
     runtime.f32(input.value, batch * size).set(valuesOf(x).subarray(first * size, (first + batch) * size));
-    program.run(runtime);
+    const running = program.execute(runtime);
+    if (running !== undefined) await running;
     for (const { layer, statistics } of taken) {
       const { triple, notFinite, count, channels } = statistics;
       const [bad] = runtime.u32(notFinite.value, 1);

@@ -1,5 +1,5 @@
 import type { OptimizerRun } from "../optim/optimizer.js";
-import { NonFiniteError } from "../runtime/errors.js";
+import { NonFiniteError, WorkerError } from "../runtime/errors.js";
 import type { Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
@@ -107,17 +107,28 @@ export class Trainer {
    *
    * @param fill is called for each micro-batch, in order.
    * @param advise says, after NaN or infinity was met, what to do about it.
-   * @throws {NonFiniteError} naming the layer; nothing has changed then.
+   * @throws {NonFiniteError} naming the layer, {@link WorkerError} when a thread ended: nothing has changed then.
    */
-  step(split: Split, fill: FillBatch, advise: () => string): LossSum {
-    return isSplit(split) ? this.#stepSplit(split, fill, advise) : this.#stepWhole(split.batch, fill, advise);
+  step(split: Split, fill: FillBatch, advise: () => string): Promise<LossSum> {
+    return this.#workspace.exclusive(async () => {
+      try {
+        return await (isSplit(split)
+          ? this.#stepSplit(split, fill, advise)
+          : this.#stepWhole(split.batch, fill, advise));
+      } catch (error) {
+        // What lasts is changed by this thread alone.
+        if (!(error instanceof WorkerError)) throw error;
+        throw new WorkerError(`${error.message}. No weight, statistic or counter has changed`, { cause: error });
+      }
+    });
   }
 
-  #stepWhole(batch: number, fill: FillBatch, advise: () => string): LossSum {
+  async #stepWhole(batch: number, fill: FillBatch, advise: () => string): Promise<LossSum> {
     const plan = this.#wholePlan(batch);
     const runtime = this.#runtime;
     fill(runtime.f32(plan.input.value, batch * sizeOf(this.#inputShape)), runtime.i32(plan.labels.value, batch));
-    plan.program.run(runtime, 0, plan.backwardEnd);
+    const computing = plan.program.execute(runtime, 0, plan.backwardEnd);
+    if (computing !== undefined) await computing;
     const sums = this.#loss.read(runtime, plan.lossSums);
     const checks = plan.staged.map(({ layer, statistics }) => {
       const { channels, notFinite } = statistics;
@@ -127,25 +138,27 @@ export class Trainer {
 
     this.#optimizer.prepare();
     for (const { statistics } of plan.staged) statistics.prepareCommit();
-    plan.program.run(runtime, plan.backwardEnd);
+    const committing = plan.program.commit(runtime, plan.backwardEnd);
+    if (committing !== undefined) await committing;
     this.#optimizer.commit();
     for (const { statistics } of plan.staged) statistics.commit(runtime);
     for (const commit of plan.commits) commit();
     return sums;
   }
 
-  #stepSplit(split: Split, fill: FillBatch, advise: () => string): LossSum {
+  async #stepSplit(split: Split, fill: FillBatch, advise: () => string): Promise<LossSum> {
     const plan = this.#splitPlan(split);
     const runtime = this.#runtime;
     for (const { input, labels, samples } of plan.parts) {
       fill(runtime.f32(input.value, samples * sizeOf(this.#inputShape)), runtime.i32(labels.value, samples));
     }
-    const { sums, trouble } = runAccumulation(runtime, plan, (sums) => this.#loss.read(runtime, sums));
+    const { sums, trouble } = await runAccumulation(runtime, plan, (sums) => this.#loss.read(runtime, sums));
     refuseTrouble(trouble ?? this.#troubleWith(sums, plan.gradientSquares), advise);
 
     this.#optimizer.prepare();
     for (const statistics of plan.staged) statistics.prepareCommit();
-    plan.finish.run(runtime, plan.checkEnd);
+    const committing = plan.finish.commit(runtime, plan.checkEnd);
+    if (committing !== undefined) await committing;
     this.#optimizer.commit();
     for (const statistics of plan.staged) statistics.commit(runtime);
     for (const commit of plan.commits) commit();

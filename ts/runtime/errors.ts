@@ -42,3 +42,7 @@ DataError.prototype.name = "DataError";
 /** The engine lacks something that Evenkeel needs. */
 export class UnsupportedError extends EvenkeelError {}
 UnsupportedError.prototype.name = "UnsupportedError";
+
+/** A worker thread ended in the middle of its work; what was being written is lost, everything else is as it was. */
+export class WorkerError extends EvenkeelError {}
+WorkerError.prototype.name = "WorkerError";

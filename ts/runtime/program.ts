@@ -1,5 +1,6 @@
+import { Breather } from "./breather.js";
 import type { KernelArguments, Kernels } from "./kernels.js";
-import type { Runtime } from "./runtime.js";
+import type { KernelCall, Runtime } from "./runtime.js";
 import { wholeLines } from "./shape.js";
 
 /** A number that is set anew before a program runs: a learning rate, a count. */
@@ -98,6 +99,7 @@ interface Lifetime {
 export class Program {
   readonly #calls: Call[] = [];
   readonly #lifetimes = new Map<Region, Lifetime>();
+  #running = false;
 
   /** A region of this program's workspace. */
   workspace(label: string, bytes: number): Region {
@@ -175,16 +177,76 @@ export class Program {
     for (const life of this.#lifetimes.values()) life.region.moveTo(address + life.offset);
   }
 
-  /** Runs the calls `from` up to, without, `to`. */
+  /** Whether calls that {@link execute} or {@link commit} began are still running. */
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /**
+   * Runs the calls `from` up to, without, `to`, before it returns.
+   *
+   * @throws {WorkerError} when a worker thread ended in the middle.
+   */
   run(runtime: Runtime, from = 0, to = this.#calls.length): void {
     for (let i = from; i < to; i++) {
-      const { kernel, chunks, args, values } = this.#calls[i] as Call;
-      for (let k = 0; k < args.length; k++) {
-        const arg = args[k] as Argument;
-        values[k] = typeof arg === "number" ? arg : arg.value;
-      }
-      runtime.run(kernel, chunks, ...(values as KernelArguments<typeof kernel>));
+      const { kernel, chunks, args } = this.#resolved(i);
+      runtime.run(kernel, chunks, ...(args as KernelArguments<typeof kernel>));
     }
+  }
+
+  /**
+   * Runs the calls `from` up to, without, `to`. Where this thread may wait they have run when this returns, undefined;
+   * on a page's main thread they run on a worker, or, where there is none, in between the page's own tasks.
+   *
+   * @throws {WorkerError} when a worker thread ended in the middle.
+   */
+  execute(runtime: Runtime, from = 0, to = this.#calls.length): Promise<void> | undefined {
+    if (!runtime.mayWait || runtime.ending !== undefined) return this.#runAside(runtime, from, to, false);
+    this.run(runtime, from, to);
+    return undefined;
+  }
+
+  /** Like {@link execute} on a single thread: for what lasts and must not be left half done when another thread ends. */
+  commit(runtime: Runtime, from = 0, to = this.#calls.length): Promise<void> | undefined {
+    if (!runtime.mayWait) return this.#runAside(runtime, from, to, true);
+    for (let i = from; i < to; i++) {
+      const { kernel, chunks, args } = this.#resolved(i);
+      runtime.runHere(kernel, 0, chunks, args);
+    }
+    return undefined;
+  }
+
+  async #runAside(runtime: Runtime, from: number, to: number, alone: boolean): Promise<void> {
+    this.#running = true;
+    try {
+      await runtime.ending;
+      if (runtime.mayWait) return this.run(runtime, from, to);
+      const calls: KernelCall[] = [];
+      for (let i = from; i < to; i++) {
+        const { kernel, chunks, args } = this.#resolved(i);
+        calls.push({ kernel, chunks, args: [...args] });
+      }
+      if (await runtime.runElsewhere(calls, alone)) return;
+      const breather = new Breather();
+      for (const { kernel, chunks, args } of calls) {
+        for (let chunk = 0; chunk < chunks; chunk++) {
+          runtime.runHere(kernel, chunk, chunk + 1, args);
+          if (breather.due) await breather.breathe();
+        }
+      }
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  /** A call with the numbers that its arguments have now. */
+  #resolved(i: number): KernelCall {
+    const { kernel, chunks, args, values } = this.#calls[i] as Call;
+    for (let k = 0; k < args.length; k++) {
+      const arg = args[k] as Argument;
+      values[k] = typeof arg === "number" ? arg : arg.value;
+    }
+    return { kernel, chunks, args: values };
   }
 
   /** Kernel, labels and numbers of each call, for tests and for reading. */

@@ -1,19 +1,23 @@
-import { Arena } from "./arena.js";
+import { Arena, PAGE } from "./arena.js";
 import { formatValue } from "./check.js";
 import { makeDisposable } from "./disposable.js";
 import { MemoryLimitError, ShapeError, StateError, ValueError } from "./errors.js";
 import { requireSimd } from "./features.js";
 import type { KernelArguments, Kernels } from "./kernels.js";
-import { type LoadOptions, planLoad } from "./load.js";
+import { instantiateFor, type LoadOptions, planLoad } from "./load.js";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.js";
 import { Tensor } from "./tensor.js";
-import { compileModule, instantiate } from "./wasm-module.js";
+import { STACK_BYTES } from "./threads/crew.js";
+import { canBlock } from "./threads/host.js";
+import type { Instance } from "./threads/instance.js";
+import { Pool } from "./threads/pool.js";
 
 export interface RuntimeInfo {
   /** Always true: without SIMD, `load` throws. */
   readonly simd: true;
   /** Whether relaxed SIMD is in use, so that results may differ between engines. */
   readonly relaxed: boolean;
+  /** Threads that large calls use. */
   readonly threads: number;
   /** Why fewer threads or another precision is in use than `load` was asked for. */
   readonly reason?: string;
@@ -21,24 +25,43 @@ export interface RuntimeInfo {
   readonly memoryBytes: number;
 }
 
+/** A call as {@link Runtime.runElsewhere} takes it. */
+export interface KernelCall {
+  readonly kernel: keyof Kernels;
+  readonly chunks: number;
+  readonly args: readonly number[];
+}
+
 interface Live {
-  readonly exports: WebAssembly.Exports;
+  readonly instance: Instance;
+  /** Numbers of the kernels by name. */
+  readonly kernels: ReadonlyMap<string, number>;
   readonly memory: WebAssembly.Memory;
   readonly arena: Arena;
+  /** undefined where there is one thread. */
+  readonly pool: Pool | undefined;
   /** A net for tensors that nobody disposed: gives their blocks back once they are collected. */
   readonly lost: FinalizationRegistry<number>;
 }
 
-/** One WebAssembly instance: its memory, its kernels, and the tensors in it. Knows no layers. */
+const mayWait = canBlock();
+
+// A net for runtimes that nobody disposed: their workers hold the memory.
+const forgotten = new FinalizationRegistry<Pool>((pool) => pool.stop());
+
+/** Kernels on one WebAssembly memory, on one thread or several, and the tensors in it. Knows no layers. */
 export class Runtime {
   declare [Symbol.dispose]: () => void;
-  readonly #reason: string | undefined;
+  readonly #relaxed: boolean;
+  readonly #reasons: readonly string[];
   /** undefined once disposed. */
   #live: Live | undefined;
 
-  private constructor(live: Live, reason: string | undefined) {
+  private constructor(live: Live, relaxed: boolean, reasons: readonly string[]) {
     this.#live = live;
-    this.#reason = reason;
+    this.#relaxed = relaxed;
+    this.#reasons = reasons;
+    if (live.pool !== undefined) forgotten.register(this, live.pool, live);
   }
 
   /**
@@ -50,17 +73,26 @@ export class Runtime {
    * @throws {MemoryLimitError} when `maxMemory` is below what an empty runtime needs.
    */
   static async load(options: LoadOptions = {}): Promise<Runtime> {
-    const { source, maxMemory, reason } = planLoad(options);
+    const plan = planLoad(options);
     requireSimd();
-    const { exports, memory } = await instantiate(await compileModule(source));
-    if (memory.buffer.byteLength > maxMemory) {
+    const { module, instance, threads, relaxed, reasons } = await instantiateFor(plan);
+    const { memory } = instance;
+    // Stacks first: between blocks of the arena they would be in the way of larger ones.
+    const [stacks, stackBytes] = [memory.buffer.byteLength, threads === 1 ? 0 : threads * STACK_BYTES];
+    if (stacks + stackBytes > plan.maxMemory) {
       throw new MemoryLimitError(
-        `an empty runtime has ${memory.buffer.byteLength} bytes, maxMemory is ${maxMemory}; raise it in load()`,
+        `an empty runtime has ${stacks + stackBytes} bytes, maxMemory is ${plan.maxMemory}; raise it in load()`,
       );
     }
-    const arena = new Arena(memory, maxMemory);
+    memory.grow(stackBytes / PAGE);
+    const arena = new Arena(memory, plan.maxMemory);
     const lost = new FinalizationRegistry<number>((address) => arena.free(address));
-    return new Runtime({ exports, memory, arena, lost }, reason);
+    const kernels = new Map(instance.names.map((name, i) => [name, i]));
+    const pool =
+      threads === 1
+        ? undefined
+        : new Pool({ module, instance, threads, blocking: mayWait, worker: plan.worker, stacks });
+    return new Runtime({ instance, kernels, memory, arena, pool, lost }, relaxed, reasons);
   }
 
   get disposed(): boolean {
@@ -77,20 +109,39 @@ export class Runtime {
   }
 
   /**
-   * Runs all chunks of a kernel; arguments as the crate's `abi` names them, without the chunk range. Nobody looks at
-   * addresses here: what is passed must be the caller's.
+   * Runs all chunks of a kernel, on several threads where that is worth it; arguments as the crate's `abi` names them,
+   * without the chunk range. Nobody looks at addresses here: what is passed must be the caller's.
+   *
+   * @throws {WorkerError} when a worker thread ended in the middle of it.
    */
   run<K extends keyof Kernels>(kernel: K, chunks: number, ...args: KernelArguments<K>): void {
-    const run = this.#use().exports[kernel];
-    if (typeof run !== "function") {
-      throw new Error(`internal error: no kernel "${kernel}"; is load()'s source from another version of Evenkeel?`);
-    }
-    try {
-      run(...args, 0, chunks);
-    } catch (cause) {
-      const message = cause instanceof Error ? cause.message : String(cause);
-      throw new Error(`internal error in kernel "${kernel}": ${message}; please report it`, { cause });
-    }
+    const { pool, instance } = this.#use();
+    (pool ?? instance).run(this.#number(kernel), chunks, args);
+  }
+
+  /** Runs the chunks `begin` up to, without, `end` on this thread: no other one's end can leave them half done. */
+  runHere(kernel: keyof Kernels, begin: number, end: number, args: readonly number[]): void {
+    this.#use().instance.runRange(this.#number(kernel), begin, end, args);
+  }
+
+  /** Whether this thread may wait for others: a page's main thread may not. */
+  get mayWait(): boolean {
+    return mayWait;
+  }
+  /** Resolves when calls are possible again after a {@link WorkerError}; undefined when they are. */
+  get ending(): Promise<unknown> | undefined {
+    return this.#use().pool?.ending;
+  }
+
+  /**
+   * Runs calls, one after the other, on a worker, which shares them with others unless it is to do them `alone`. Resolves
+   * to false when there are no workers, before anything ran.
+   *
+   * @throws {StateError} when the runtime is disposed meanwhile.
+   */
+  async runElsewhere(calls: readonly KernelCall[], alone: boolean): Promise<boolean> {
+    const numbered = calls.map(({ kernel, chunks, args }) => ({ kernel: this.#number(kernel), chunks, args }));
+    return (await this.#use().pool?.runElsewhere(numbered, alone)) ?? false;
   }
 
   /** A fresh view; ends when the memory grows, like every view below. */
@@ -146,14 +197,30 @@ export class Runtime {
   }
 
   info(): RuntimeInfo {
-    const memoryBytes = this.memory.buffer.byteLength;
-    const reason = this.#reason;
-    return { simd: true, relaxed: false, threads: 1, ...(reason === undefined ? {} : { reason }), memoryBytes };
+    const { memory, pool } = this.#use();
+    const reasons = pool?.reason === undefined ? this.#reasons : [...this.#reasons, pool.reason];
+    return {
+      simd: true,
+      relaxed: this.#relaxed,
+      threads: pool?.threads ?? 1,
+      ...(reasons.length > 0 && { reason: reasons.join("; ") }),
+      memoryBytes: memory.buffer.byteLength,
+    };
   }
 
-  /** Lets go of the memory and everything in it; a second call does nothing, any other throws a StateError. */
+  /** Lets go of the memory and everything in it, and ends the workers; a second call does nothing, any other throws. */
   dispose(): void {
+    const live = this.#live;
     this.#live = undefined;
+    if (live?.pool === undefined) return;
+    forgotten.unregister(live);
+    live.pool.stop();
+  }
+
+  #number(kernel: string): number {
+    const number = this.#use().kernels.get(kernel);
+    if (number !== undefined) return number;
+    throw new Error(`internal error: no kernel "${kernel}"; is load()'s source from another version of Evenkeel?`);
   }
 
   #use(): Live {
@@ -163,7 +230,7 @@ export class Runtime {
     return this.#live;
   }
 
-  #range(address: number, length: number, bytes: number): ArrayBuffer {
+  #range(address: number, length: number, bytes: number): ArrayBufferLike {
     const { buffer } = this.#use().memory;
     const fits =
       Number.isInteger(length) && length >= 0 && address >= 0 && address + length * bytes <= buffer.byteLength;

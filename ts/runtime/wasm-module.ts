@@ -1,36 +1,52 @@
 import inlinedBytes from "../wasm/evenkeel_bg.wasm";
 import { DataError, FormatError, UnsupportedError, ValueError } from "./errors.js";
+import { fetchAddress } from "./threads/host.js";
+import { withSharedMemory } from "./threads/shared-module.js";
 
 /** Where Evenkeel's WebAssembly can come from. */
 export type ModuleSource = WebAssembly.Module | BufferSource | URL | string | Response | Promise<Response>;
 
-// Objects by identity, addresses by their text. A source that failed is forgotten, so that it can be tried again.
-const compiledObjects = new WeakMap<object, Promise<WebAssembly.Module>>();
-const compiledAddresses = new Map<string, Promise<WebAssembly.Module>>();
+/** A compiled module, and what a memory for it must be like where threads share one. */
+export interface CompiledModule {
+  readonly module: WebAssembly.Module;
+  /** The pages that a shared memory must have; undefined for a module with a memory of its own. */
+  readonly sharedPages?: number;
+}
+
+// By identity. What failed is forgotten, so that it can be tried again.
+const ownMemory = new WeakMap<object, Promise<CompiledModule>>();
+const sharedMemory = new WeakMap<object, Promise<CompiledModule>>();
+const responses = new WeakMap<object, Promise<BufferSource>>();
+// By their text.
+const addresses = new Map<string, Promise<BufferSource>>();
 
 /**
  * The compiled module of a source, compiled once.
  *
+ * @param shared whether its memory is to be shared by threads. A module that is compiled already stays as it is.
  * @throws {ValueError} when the source is none of the kinds that exist.
  * @throws {DataError} when an address cannot be fetched.
  * @throws {FormatError} when the bytes are not WebAssembly.
  * @throws {UnsupportedError} where the engine forbids compiling.
  */
-export function compileModule(source: ModuleSource = inlinedBytes): Promise<WebAssembly.Module> {
+export async function compileModule(source: ModuleSource = inlinedBytes, shared = false): Promise<CompiledModule> {
   // By tag, not instanceof: objects may come from another realm (an iframe, node:vm).
+  const tag = tagOf(source);
+  if (tag === "WebAssembly.Module") return { module: source as WebAssembly.Module };
+  const bytes = await readSource(source);
+  return cached(shared ? sharedMemory : ownMemory, bytes, () => compileBytes(bytes, shared));
+}
+
+/** The bytes of a source that is no module yet, read once. @throws {ValueError | DataError} as {@link compileModule}. */
+export async function readSource(source: ModuleSource): Promise<BufferSource> {
   const tag = tagOf(source);
   if (typeof source === "string" || tag === "URL") {
     const address = String(source);
-    return cached(compiledAddresses, address, () => compileFetched(fetch(address), address));
+    return cached(addresses, address, () => read(fetchAddress(address), address));
   }
-  if (tag === "WebAssembly.Module") return Promise.resolve(source as WebAssembly.Module);
-  if (tag === "ArrayBuffer" || ArrayBuffer.isView(source)) {
-    return cached(compiledObjects, source, () => compileBytes(source as BufferSource));
-  }
+  if (tag === "ArrayBuffer" || ArrayBuffer.isView(source)) return source as BufferSource;
   if (tag === "Response" || tag === "Promise") {
-    return cached(compiledObjects, source, () =>
-      compileFetched(source as Response | Promise<Response>, "the response"),
-    );
+    return cached(responses, source as object, () => read(source as Response | Promise<Response>, "the response"));
   }
   throw new ValueError(
     "load() expects source to be a WebAssembly.Module, bytes, an address or a Response; " +
@@ -38,29 +54,28 @@ export function compileModule(source: ModuleSource = inlinedBytes): Promise<WebA
   );
 }
 
-interface Cache<K> {
-  get(key: K): Promise<WebAssembly.Module> | undefined;
-  set(key: K, compiled: Promise<WebAssembly.Module>): unknown;
+interface Cache<K, V> {
+  get(key: K): Promise<V> | undefined;
+  set(key: K, made: Promise<V>): unknown;
   delete(key: K): boolean;
 }
 
-function cached<K>(cache: Cache<K>, key: K, compile: () => Promise<WebAssembly.Module>): Promise<WebAssembly.Module> {
-  let compiled = cache.get(key);
-  if (compiled === undefined) {
-    compiled = compile();
-    cache.set(key, compiled);
-    compiled.catch(() => cache.delete(key));
+function cached<K, V>(cache: Cache<K, V>, key: K, make: () => Promise<V>): Promise<V> {
+  let made = cache.get(key);
+  if (made === undefined) {
+    made = make();
+    cache.set(key, made);
+    made.catch(() => cache.delete(key));
   }
-  return compiled;
+  return made;
 }
 
-async function compileFetched(source: Response | Promise<Response>, what: string): Promise<WebAssembly.Module> {
-  let bytes: ArrayBuffer;
+async function read(source: Response | Promise<Response>, what: string): Promise<BufferSource> {
   try {
     const response = await source;
     if (!response.ok) throw new Error(`HTTP status ${response.status}`);
     // Not compileStreaming: it insists on the MIME type, and the file is small.
-    bytes = await response.arrayBuffer();
+    return await response.arrayBuffer();
   } catch (cause) {
     throw new DataError(
       `cannot fetch Evenkeel's WebAssembly from ${what}: ${messageOf(cause)}; ` +
@@ -68,12 +83,13 @@ async function compileFetched(source: Response | Promise<Response>, what: string
       { cause },
     );
   }
-  return compileBytes(bytes);
 }
 
-async function compileBytes(bytes: BufferSource): Promise<WebAssembly.Module> {
+async function compileBytes(bytes: BufferSource, shared: boolean): Promise<CompiledModule> {
+  const rewritten = shared ? withSharedMemory(viewOf(bytes)) : undefined;
   try {
-    return await WebAssembly.compile(bytes);
+    const module = await WebAssembly.compile(rewritten?.bytes ?? bytes);
+    return rewritten === undefined ? { module } : { module, sharedPages: rewritten.pages };
   } catch (cause) {
     const message = messageOf(cause);
     // V8's words, in workerd and under a content security policy alike; other engines name the policy.
@@ -90,44 +106,10 @@ async function compileBytes(bytes: BufferSource): Promise<WebAssembly.Module> {
   }
 }
 
-/**
- * A new instance, with a memory of its own. wasm-bindgen's glue keeps one instance in a module variable, and the
- * kernels take numbers only, so the raw exports serve better.
- *
- * @throws {FormatError} when the module is not Evenkeel's.
- */
-export async function instantiate(
-  module: WebAssembly.Module,
-): Promise<{ exports: WebAssembly.Exports; memory: WebAssembly.Memory }> {
-  let memory: WebAssembly.Memory | undefined;
-  const imports: Record<string, Record<string, WebAssembly.ImportValue>> = {};
-  for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
-    const value = kind === "function" ? glue(name, () => memory) : undefined;
-    if (value === undefined) {
-      throw new FormatError(`source is not Evenkeel's WebAssembly: it imports ${kind} ${from}.${name}; leave it out`);
-    }
-    imports[from] = { ...imports[from], [name]: value };
-  }
-  const { exports } = await WebAssembly.instantiate(module, imports);
-  if (!(exports.memory instanceof WebAssembly.Memory)) {
-    throw new FormatError("source is not Evenkeel's WebAssembly: it exports no memory; leave it out");
-  }
-  memory = exports.memory;
-  if (typeof exports.__wbindgen_start === "function") exports.__wbindgen_start();
-  return { exports, memory };
-}
-
-/** What wasm-bindgen may import into a module that exchanges numbers only. */
-function glue(name: string, memory: () => WebAssembly.Memory | undefined): ((...args: number[]) => void) | undefined {
-  if (name.includes("wbindgen_init_externref_table")) return () => {};
-  if (name.includes("wbindgen_throw")) {
-    return (address = 0, length = 0) => {
-      const text = new Uint8Array(memory()?.buffer ?? new ArrayBuffer(0), address >>> 0, length >>> 0);
-      // Copied: TextDecoder refuses shared memory.
-      throw new Error(new TextDecoder().decode(text.slice()));
-    };
-  }
-  return undefined;
+function viewOf(bytes: BufferSource): Uint8Array {
+  return ArrayBuffer.isView(bytes)
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    : new Uint8Array(bytes);
 }
 
 function tagOf(value: unknown): string {

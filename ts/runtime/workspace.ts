@@ -5,6 +5,7 @@ import type { Runtime } from "./runtime.js";
 export class Workspace {
   readonly #runtime: Runtime;
   readonly #programs = new Set<Program>();
+  #user: Promise<unknown> | undefined;
   #block: { readonly address: number; readonly bytes: number } | null = null;
 
   constructor(runtime: Runtime) {
@@ -33,6 +34,26 @@ export class Workspace {
       program.moveTo(block.address);
     }
     return !fits;
+  }
+
+  /** Whether a program is running in the block, so that nothing else may use it. */
+  get busy(): boolean {
+    return [...this.#programs].some((program) => program.running);
+  }
+
+  /**
+   * Uses the block once those before have finished with it: to fill, run and read belong together. `use` should await only
+   * what is not done yet, so that where programs run at once, nothing comes between.
+   */
+  async exclusive<T>(use: () => Promise<T>): Promise<T> {
+    while (this.#user !== undefined) await this.#user;
+    const result = use();
+    this.#user = result.catch(() => {});
+    try {
+      return await result;
+    } finally {
+      this.#user = undefined;
+    }
   }
 
   /** Forgets a program that will not run again; the block stays. */

@@ -5,9 +5,14 @@ const WORK_MS = 12;
 export class Breather {
   #since = performance.now();
 
-  /** Waits for the event loop if the work since the last wait has taken long enough. */
+  /** Whether the work since the last wait has taken long enough for another one. */
+  get due(): boolean {
+    return performance.now() - this.#since >= WORK_MS;
+  }
+
+  /** Waits for the event loop if that is due. */
   async breathe(): Promise<void> {
-    if (performance.now() - this.#since < WORK_MS) return;
+    if (!this.due) return;
     await nextTask();
     this.#since = performance.now();
   }
