@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { type Evenkeel, load, type Model, StateError, type Tensor, WorkerError } from "evenkeel";
+import { type Evenkeel, layers, load, type Model, StateError, sequential, type Tensor, WorkerError } from "evenkeel";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { bits, compiled, IMAGE, noise, noiseLabels, referenceModel, weightBits } from "./support/reference-model.js";
 import { reportedRun, type TrainingRun } from "./support/training-run.js";
@@ -74,6 +74,38 @@ describe("the same bits on 1, 2, 3 and 8 threads", () => {
     expect(losses).toEqual(alone.losses);
     expect(weightBits(model)).toEqual(alone.weights);
     expect(ek.info()).toMatchObject({ threads });
+  });
+
+  test("of dropout, and of steps in micro-batches", async () => {
+    const runs: Record<string, string>[] = [];
+    for (const threads of [1, 2, 3, 8]) {
+      const { worker, calls } = observed();
+      const ek = await loaded({ threads, worker });
+      if (threads > 1) await withWorkers(ek, calls);
+      const conv = layers.conv2d({ filters: 16, kernelSize: 3, activation: "relu" });
+      const head = [
+        layers.dropout({ rate: 0.5 }),
+        layers.flatten(),
+        layers.dense({ units: 10, activation: "softmax" }),
+      ];
+      const model = compiled(
+        await sequential(
+          [
+            layers.input({ shape: [28, 28, 1] }),
+            layers.dropout({ rate: 0.1 }),
+            conv,
+            layers.batchNormalization(),
+            ...head,
+          ],
+          { runtime: ek },
+        ),
+      );
+      const before = calls().length;
+      await model.fit(x, y, { batchSize: BATCH / 4, accumulateSteps: 2, epochs: 3 });
+      if (threads > 1) expect(calls().length).toBeGreaterThan(before);
+      runs.push(weightBits(model));
+    }
+    for (const run of runs) expect(run).toEqual(runs[0]);
   });
 
   const shapes: [string, number[], number][] = [
