@@ -18,7 +18,7 @@ export interface Convolution {
 
 /** A way to compute convolutions: appends kernel calls. */
 export interface ConvolutionWay {
-  /** y = f(x ∗ kernel + bias). */
+  /** y = f(x ∗ kernel + bias); in a predictor the bias may be a map, as crate/src/batchnorm/fold.rs makes it. */
   forward(
     convolution: Convolution,
     regions: { readonly y: Region; readonly x: Region; readonly kernel: Region; readonly bias: Region | 0 },
@@ -65,6 +65,11 @@ function panels(channels: number): number {
   return ceilDiv(channels, PANEL);
 }
 
+/** A bias, or 0, and how many it is: one, or those of a map. */
+function biasArguments(bias: Region | 0, filters: number): readonly [Region | 0, number] {
+  return [bias, bias === 0 ? 1 : bias.bytes / (4 * filters)];
+}
+
 /** A register tile straight over the image, for every size: crate/src/conv. */
 export const direct: ConvolutionWay = {
   forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
@@ -81,7 +86,8 @@ export const direct: ConvolutionWay = {
       channels,
       filters,
     );
-    program.call("conv2d_forward", images, y, x, packed, bias, ...directSizes(convolution), kind, p0, p1);
+    const sizes = [...biasArguments(bias, filters), ...directSizes(convolution)] as const;
+    program.call("conv2d_forward", images, y, x, packed, ...sizes, kind, p0, p1);
   },
 
   inputGradient(convolution, { dx, dy, kernel }) {
@@ -156,7 +162,7 @@ export const winograd: ConvolutionWay = {
       scratch,
       x,
       packed,
-      bias,
+      ...biasArguments(bias, filters),
       ...winogradSizes(convolution),
       kind,
       p0,
@@ -180,7 +186,7 @@ export const winograd: ConvolutionWay = {
       scratch,
       dy,
       flipped,
-      0,
+      ...biasArguments(0, channels),
       ...([outHeight, outWidth, filters, channels, 2 - window.padTop, 2 - window.padLeft, inHeight, inWidth] as const),
       ...([0, 0, 0] as const),
       perPart,

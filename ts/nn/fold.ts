@@ -1,181 +1,165 @@
-import type { Constants, Region } from "../runtime/program.js";
-import { type Shape, sizeOf } from "../runtime/shape.js";
-import type { Node } from "./graph.js";
-import type { Layer, Variable } from "./layer.js";
+import {
+  type FindValues,
+  type Fold,
+  foldAfter,
+  foldBefore,
+  foldIntoNorm,
+  NOTHING_BESIDE,
+  type Targets,
+} from "./fold-targets.js";
+import { fuseActivations } from "./fuse-activations.js";
+import { cropUnread, type Node } from "./graph.js";
+import type { Layer } from "./layer.js";
+import { ActivationOperation } from "./layers/activation.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
-import { Conv2d } from "./layers/conv2d.js";
-import { Dense } from "./layers/dense.js";
-import { Flatten } from "./layers/flatten.js";
-import type { FindVariable } from "./plan.js";
+import { replaceNode } from "./rewrite.js";
 
-/** What became of a batch norm in a predictor. */
+/** What became of a layer in a predictor. */
 export interface FoldEntry {
-  /** The batch norm's name. */
+  /** The layer's name. */
   readonly layer: string;
-  /** The layer whose kernel it went into, or null. */
+  /**
+   * "folded": into the weights of other layers, or an activation into the kernel before it. "scaleShift": a batch norm that
+   * runs by itself, one multiply and add a value; "scaleShiftActivation": the same with an activation in the same pass.
+   * "removed": it does nothing in inference. "kept": it runs as it is.
+   */
+  readonly became: "folded" | "scaleShift" | "scaleShiftActivation" | "removed" | "kept";
+  /** The layers that it was folded into, separated by ", "; null when it was not. */
   readonly into: string | null;
-  /** Why it was not folded; empty when it was. */
+  /** Where a folded layer stood, or what keeps a batch norm from folding; empty for "kept". */
   readonly reason: string;
 }
 
-/** A batch norm that goes into a linear layer's kernel and bias. */
-interface Fold {
-  readonly norm: BatchNormalization;
-  readonly side: "before" | "after";
-  /** Positions of the kernel that share a channel. */
-  readonly taps: number;
-}
-
-/** Nodes without the batch norms that fold, and where those go. */
+/** Nodes for a predictor, and what was folded into their variables. */
 export interface FoldPlan {
   readonly nodes: readonly Node[];
-  readonly folds: ReadonlyMap<Layer, readonly Fold[]>;
+  /** In the order in which they are done. */
+  readonly folds: readonly Fold[];
+  /** One entry a layer, in the model's order. */
   readonly entries: readonly FoldEntry[];
 }
 
-// Before a layer, kernel·a·x and the new bias's −kernel·a·mean cancel: |mean|/σ = 2ᵏ costs k of f32's 24 bits. At 100 an
-// output is off by 1e-5 of the largest, at 10,000 by 1e-3. Images and ReLU's outputs have single digits.
-const MOST_DEVIATIONS = 100;
-
-/** The running statistics of a batch norm. */
-export type FindStatistics = (norm: BatchNormalization) => {
-  readonly mean: Float32Array;
-  readonly variance: Float32Array;
-};
+type Fate = Omit<FoldEntry, "layer">;
 
 /**
- * Finds the batch norms of a chain that fold: after a linear convolution or dense layer, or before one that sees every
- * value with the same weights (no padding), also through flatten, unless a mean is far from zero. A pure function of the
- * nodes and the running statistics.
+ * Rewrites the nodes of a model for inference: folds each batch norm that can be folded, fuses activations into the kernels
+ * before them, drops what does nothing. A pure function of the nodes and the values of the batch norms.
  */
-export function planFolds(nodes: readonly Node[], statistics: FindStatistics): FoldPlan {
-  const folds = new Map<Layer, Fold[]>();
-  const entries: FoldEntry[] = [];
-  const folded = new Set<Node>();
-  nodes.forEach((node, i) => {
-    const norm = node.layer;
-    if (!(norm instanceof BatchNormalization)) return;
-    const target = foldTarget(nodes, i, norm, statistics);
-    entries.push({
-      layer: norm.name,
-      into: target.layer?.name ?? null,
-      reason: target.layer === null ? target.reason : "",
-    });
-    if (target.layer === null) return;
-    folded.add(node);
-    folds.set(target.layer, [...(folds.get(target.layer) ?? []), { norm, side: target.side, taps: target.taps }]);
+export function planFolds(all: readonly Node[], find: FindValues): FoldPlan {
+  const rest = withoutIdentities(all);
+  const { nodes: unfolded, folds, reasons } = foldNorms(rest, find);
+  const { nodes, fused } = fuseActivations(unfolded);
+  const fates = new Map<Layer, Fate>();
+  for (const [layer, reason] of reasons) fates.set(layer, { became: "scaleShift", into: null, reason });
+  for (const [layer, into] of fused)
+    fates.set(layer, { became: "folded", into: into.name, reason: `after ${into.name}` });
+  for (const norm of new Set(folds.map((fold) => fold.norm))) fates.set(norm, foldedFate(norm, folds));
+  for (const { operation, layer } of nodes) {
+    const fate = fates.get(layer);
+    if (!(operation instanceof BatchNormalization) || operation.config.activation === "linear" || !fate) continue;
+    fates.set(layer, { ...fate, became: "scaleShiftActivation" });
+  }
+  const kept = { became: "kept", into: null, reason: "" } as const;
+  const removed = { became: "removed", into: null, reason: "it does nothing in inference" } as const;
+  const runs = new Set(nodes.map(({ layer }) => layer));
+  const entries = [...new Set(all.map(({ layer }) => layer))].map(
+    (layer): FoldEntry => ({ layer: layer.name, ...(fates.get(layer) ?? (runs.has(layer) ? kept : removed)) }),
+  );
+  return { nodes: cropUnread(nodes), folds, entries };
+}
+
+/** Where a batch norm went, through others that it was folded into first. */
+function foldedFate(norm: Layer, folds: readonly Fold[]): Fate {
+  const own = folds.filter((fold) => fold.norm === norm);
+  const places = own.map(({ into, side, through }) => {
+    const way = through.length === 0 ? "" : `, through ${through.map((name) => `"${name}"`).join(", ")}`;
+    return `${side} "${into.name}"${way}`;
   });
-  const kept = nodes.filter((node) => !folded.has(node));
-  return { nodes: kept.map((node, i) => ({ ...node, inputs: [i - 1] })), folds, entries };
+  const last = (into: Layer): Layer[] => {
+    const further = folds.filter((fold) => fold.norm === into);
+    return further.length === 0 ? [into] : further.flatMap((fold) => last(fold.into));
+  };
+  const targets = own.flatMap(({ into }) => last(into).map(({ name }) => name));
+  return { became: "folded", into: targets.join(", "), reason: places.join("; ") };
 }
 
-type Target =
-  | { readonly layer: Layer; readonly side: "before" | "after"; readonly taps: number }
-  | { readonly layer: null; readonly reason: string };
+/** Whether two plans for one model have the same programs: the values of their batch norms may differ. */
+export function sameStructure(a: FoldPlan, b: FoldPlan): boolean {
+  return (
+    a.nodes.length === b.nodes.length &&
+    a.nodes.every(({ layer, operation }, i) => {
+      const other = b.nodes[i] as Node;
+      return layer === other.layer && operation.constructor === other.operation.constructor;
+    }) &&
+    a.folds.length === b.folds.length &&
+    a.folds.every(({ norm, into, side }, i) => {
+      const other = b.folds[i] as Fold;
+      return norm === other.norm && into === other.into && side === other.side;
+    })
+  );
+}
 
-function foldTarget(nodes: readonly Node[], i: number, norm: BatchNormalization, statistics: FindStatistics): Target {
-  const stay = (reason: string): Target => ({ layer: null, reason });
-  const shape = nodes[i]?.inputShapes[0] as Shape;
-  const { axis, activation } = norm.config;
-  if (activation !== "linear") return stay(`its activation stands between it and the next layer`);
-  if (axis !== -1 && axis !== shape.length) return stay(`its axis ${axis} is not the last`);
+function withoutIdentities(all: readonly Node[]): readonly Node[] {
+  let nodes = all;
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    if (nodes[i]?.operation.identityInInference === true) nodes = replaceNode(nodes, i, []);
+  }
+  return nodes;
+}
 
-  const previous = nodes[i - 1];
-  const producer = previous?.layer;
-  if (isLinear(producer) && previous?.operation === producer && producer.fused.kind === 0) {
-    return { layer: producer, side: "after", taps: 1 };
-  }
-  let next = nodes[i + 1];
-  let taps = 1;
-  if (next?.layer instanceof Flatten) {
-    taps = sizeOf(shape.slice(0, -1));
-    next = nodes[i + 2];
-  }
-  const consumer = next?.layer;
-  const fits = consumer instanceof Dense || (consumer instanceof Conv2d && next === nodes[i + 1]);
-  if (!fits) return stay(`there is no linear layer beside it to fold into`);
-  if (consumer instanceof Conv2d) {
-    const { padTop, padLeft, outHeight, outWidth, strideHeight, strideWidth, inHeight, inWidth, ...window } =
-      consumer.window(shape);
-    const { windowHeight, windowWidth } = window;
-    const bottom = (outHeight - 1) * strideHeight + windowHeight - padTop;
-    const right = (outWidth - 1) * strideWidth + windowWidth - padLeft;
-    if (padTop > 0 || padLeft > 0 || bottom > inHeight || right > inWidth) {
-      return stay(`"${consumer.name}" pads its input with zeros, which are not normalised`);
+/** The nodes without the batch norms that fold, the folds, and why the others stay. */
+function foldNorms(all: readonly Node[], find: FindValues) {
+  let nodes = all;
+  const folds: Fold[] = [];
+  const signs = signsOf(folds, find);
+
+  /** Folds the first batch norm for which the rule finds a place; where there is none, says why for each. */
+  function foldOne(rule: (i: number) => Targets): ReadonlyMap<Layer, string> | "folded" {
+    const reasons = new Map<Layer, string>();
+    for (const [i, node] of nodes.entries()) {
+      const { operation, layer } = node;
+      if (!(operation instanceof BatchNormalization)) continue;
+      const targets = rule(i);
+      if ("reason" in targets) {
+        reasons.set(layer, targets.reason);
+        continue;
+      }
+      folds.push(...targets.folds);
+      const { activation } = operation.config;
+      const rest = { ...node, operation: new ActivationOperation(activation) };
+      nodes = replaceNode(nodes, i, activation === "linear" ? [] : [rest]);
+      return "folded";
     }
-    taps = windowHeight * windowWidth;
+    return reasons;
   }
-  const far = farthestMean(statistics(norm), norm.config.epsilon);
-  if (far.deviations > MOST_DEVIATIONS) {
-    const many = `${Math.round(far.deviations)} standard deviations from zero, more than ${MOST_DEVIATIONS}`;
-    return stay(`in channel ${far.channel} its mean is ${many}: folded, they would cancel`);
+
+  // What is gone may bring another to a layer: so on until nothing folds. Norms in a row become one first: the mean of the
+  // first alone decides then how well it folds.
+  for (;;) {
+    if (foldOne((i) => foldIntoNorm(nodes, i)) === "folded") continue;
+    const reasons = foldOne((i) => either(foldAfter(nodes, i, signs), () => foldBefore(nodes, i, signs)));
+    if (reasons !== "folded") return { nodes, folds, reasons };
   }
-  return { layer: consumer, side: "before", taps };
 }
 
-/** The channel whose mean is the most standard deviations, by variance + ε, from zero. */
-function farthestMean({ mean, variance }: ReturnType<FindStatistics>, epsilon: number) {
-  let [channel, deviations] = [0, 0];
-  for (let c = 0; c < mean.length; c++) {
-    const own = Math.abs(mean[c] as number) / Math.sqrt((variance[c] as number) + epsilon);
-    if (own > deviations) [channel, deviations] = [c, own];
-  }
-  return { channel, deviations };
-}
-
-function isLinear(layer: Layer | undefined): layer is Conv2d | Dense {
-  return layer instanceof Conv2d || layer instanceof Dense;
-}
-
-/** Kernels and biases of layers that took in batch norms, computed as constants; null for every other variable. */
-export function foldVariables(plan: FoldPlan, find: FindVariable, constants: Constants): FindVariable {
-  const computed = new Map<Layer, ReadonlyMap<string, Variable>>();
-  for (const [layer, folds] of plan.folds) {
-    let kernel = find(layer, "kernel") as Variable;
-    let bias = find(layer, "bias");
-    for (const fold of folds) {
-      [kernel, bias] = emitFold(fold, layer, kernel, bias, find, constants);
-    }
-    computed.set(layer, new Map([["kernel", kernel], ...(bias === null ? [] : [["bias", bias] as const])]));
-  }
-  return (layer, name) => computed.get(layer)?.get(name) ?? null;
-}
-
-function emitFold(
-  { norm, side, taps }: Fold,
-  layer: Layer,
-  kernel: Variable,
-  bias: Variable | null,
-  find: FindVariable,
-  { program, region }: Constants,
-): [Variable, Variable] {
-  const outputs = kernel.spec.shape.at(-1) as number;
-  const size = sizeOf(kernel.spec.shape);
-  const foldedKernel = region(`${layer.name}/folded kernel`, 4 * size);
-  const foldedBias = region(`${layer.name}/folded bias`, 4 * outputs);
-  const value = (name: string): Region | 0 => find(norm, name)?.value ?? 0;
-  const statistics = [value("moving_mean"), value("moving_variance"), value("gamma"), value("beta")] as const;
-  const epsilon = Math.fround(norm.config.epsilon);
-  const from = [kernel.value, bias?.value ?? 0] as const;
-  if (side === "before") {
-    const inputs = size / outputs / taps;
-    program.call("bn_fold_before", 1, foldedKernel, foldedBias, ...from, ...statistics, taps, inputs, outputs, epsilon);
-  } else {
-    program.call(
-      "bn_fold_after",
-      1,
-      foldedKernel,
-      foldedBias,
-      ...from,
-      ...statistics,
-      size / outputs,
-      outputs,
-      epsilon,
+/** The values of a batch norm with those that were folded into it: of γ only the sign is right. */
+function signsOf(folds: readonly Fold[], find: FindValues): FindValues {
+  return (norm) => {
+    const values = find(norm);
+    const inside = folds.filter(({ into }) => into === norm).map((fold) => find(fold.norm).gamma);
+    const gamma = Float32Array.from(values.mean, (_, c) =>
+      [values.gamma, ...inside].reduce((sign, each) => sign * Math.sign(each?.[c] ?? 1), 1),
     );
-  }
-  const biasSpec = bias?.spec ?? { name: "bias", shape: [outputs], initializer: "zeros", trainable: true };
-  return [
-    { spec: kernel.spec, value: foldedKernel, gradient: null },
-    { spec: biasSpec, value: foldedBias, gradient: null },
-  ];
+    return { ...values, gamma };
+  };
+}
+
+/** The first where it folds, or the second; where neither does, the reasons of both that say more than that. */
+function either(first: Targets, second: () => Targets): Targets {
+  if ("folds" in first) return first;
+  const other = second();
+  if ("folds" in other) return other;
+  const reasons = new Set([first.reason, other.reason]);
+  if (reasons.size > 1) reasons.delete(NOTHING_BESIDE);
+  return { reason: [...reasons].join("; ") };
 }

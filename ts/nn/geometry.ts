@@ -110,6 +110,31 @@ export function resolveWindow(
   };
 }
 
+/** Whether some window reaches over the border of the image. */
+export function isClipped(window: Window): boolean {
+  const bottom = (window.outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
+  const right = (window.outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
+  return window.padTop > 0 || window.padLeft > 0 || bottom > window.inHeight || right > window.inWidth;
+}
+
+/**
+ * Classes of windows with the same positions inside the image: a map of biases has one for each, and
+ * `Geometry::bias_classes` in the crate counts them too.
+ */
+export function borderClasses(window: Window): number {
+  const rows = classesAlong(window.inHeight, window.windowHeight, window.strideHeight, window.padTop, window.outHeight);
+  return rows * classesAlong(window.inWidth, window.windowWidth, window.strideWidth, window.padLeft, window.outWidth);
+}
+
+function classesAlong(size: number, window: number, stride: number, pad: number, out: number): number {
+  // The first position of a window inside, and how many there are: neighbours that agree are one class.
+  const inside = Array.from({ length: out }, (_, i) => {
+    const first = Math.max(0, pad - i * stride);
+    return [first, Math.max(0, Math.min(window, size + pad - i * stride) - first)] as const;
+  });
+  return inside.filter(([first, count], i) => first !== inside[i - 1]?.[0] || count !== inside[i - 1]?.[1]).length;
+}
+
 function resolvePads(
   padding: Padding,
   axis: 0 | 1,

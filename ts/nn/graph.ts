@@ -1,5 +1,6 @@
 import { type Shape, sameShape } from "../runtime/shape.js";
 import type { Layer, Operation } from "./layer.js";
+import { readersOf } from "./rewrite.js";
 
 /** A node of the plan: an operation of a layer, and where its input comes from. Shapes are of one sample. */
 export interface Node {
@@ -36,18 +37,13 @@ export function chain(inputShape: Shape, layers: readonly Layer[]): readonly Nod
 export function cropUnread(nodes: readonly Node[]): readonly Node[] {
   const cropped = [...nodes];
   nodes.forEach((node, i) => {
-    const producer = nodes[i - 1];
+    const [from = -1] = node.inputs;
     const [shape] = node.inputShapes;
     const read = shape && node.operation.inputRead?.(shape);
-    if (!producer?.operation.croppable || read === undefined || sameShape(read, shape as Shape)) return;
-    cropped[i - 1] = { ...(cropped[i - 1] as Node), outputShape: read };
+    if (!nodes[from]?.operation.croppable || read === undefined || sameShape(read, shape as Shape)) return;
+    if (readersOf(nodes, from).length > 1) return;
+    cropped[from] = { ...(cropped[from] as Node), outputShape: read };
     cropped[i] = { ...node, inputShapes: [read] };
   });
   return cropped;
-}
-
-/** A chain without the nodes that do nothing in inference, so that their neighbours stand beside each other. */
-export function withoutIdentities(nodes: readonly Node[]): readonly Node[] {
-  const kept = nodes.filter(({ operation }) => operation.identityInInference !== true);
-  return kept.map((node, i) => ({ ...node, inputs: [i - 1] }));
 }

@@ -1,6 +1,6 @@
 import { type Samples, valuesOf } from "../data/arrays.js";
 import type { BatchSource } from "../data/source.js";
-import type { Program } from "../runtime/program.js";
+import type { Program, Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Workspace } from "../runtime/workspace.js";
@@ -111,28 +111,39 @@ export class Inference {
     }
   }
 
-  /** The same before it returns. */
-  predictNow(outputs: Float32Array, x: Samples, batchSize: number): void {
-    for (const batch of this.#predictionBatches(outputs, x, batchSize)) {
+  /** The same before it returns; `logits` are what goes into a softmax at the end, without one the outputs. */
+  predictNow(outputs: Float32Array, logits: Float32Array, x: Samples, batchSize: number): void {
+    for (const batch of this.#predictionBatches(outputs, x, batchSize, logits)) {
       batch.fill();
       batch.program.run(this.#runtime);
       batch.read();
     }
   }
 
-  *#predictionBatches(outputs: Float32Array, x: Samples, batchSize: number): Generator<PredictionBatch> {
+  *#predictionBatches(
+    outputs: Float32Array,
+    x: Samples,
+    batchSize: number,
+    logits?: Float32Array,
+  ): Generator<PredictionBatch> {
     const runtime = this.#runtime;
     const [inSize, outSize] = [sizeOf(this.#inputShape), this.#outputSize];
     const samples = outputs.length / outSize;
     for (let first = 0; first < samples; first += batchSize) {
       const end = Math.min(first + batchSize, samples);
-      const { program, input, output } = this.#predictions.get(end - first) as PredictionPlan;
+      const plan = this.#predictions.get(end - first) as PredictionPlan;
+      const { program, input } = plan;
+      const copy = (to: Float32Array, { value }: Region) =>
+        to.set(runtime.f32(value, (end - first) * outSize), first * outSize);
       yield {
         program,
         end,
         fill: () =>
           runtime.f32(input.value, (end - first) * inSize).set(valuesOf(x).subarray(first * inSize, end * inSize)),
-        read: () => outputs.set(runtime.f32(output.value, (end - first) * outSize), first * outSize),
+        read: () => {
+          copy(outputs, plan.output);
+          if (logits !== undefined) copy(logits, plan.logits);
+        },
       };
     }
   }

@@ -22,7 +22,7 @@ import { Workspace } from "../runtime/workspace.js";
 import { encodeModel } from "./encode-model.js";
 import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
 import { FitHealth } from "./fit-health.js";
-import { chain, cropUnread, type Node, withoutIdentities } from "./graph.js";
+import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
@@ -361,7 +361,7 @@ export class Model {
     this.#begin("predictor");
     return new Predictor({
       runtime: this.#runtime,
-      nodes: withoutIdentities(this.#nodes),
+      nodes: this.#nodes,
       inputShape: this.inputShape,
       parameters: this.#parameters,
       batchSize: this.#batchSize("predictor", options),
@@ -369,9 +369,10 @@ export class Model {
       unfolded: (x) => {
         const count = x.length / sizeOf(this.inputShape);
         this.#inference.preparePrediction(count, DEFAULT_BATCH);
-        const data = new Float32Array(count * sizeOf(this.outputShape));
-        this.#inference.predictNow(data, x, DEFAULT_BATCH);
-        return data;
+        const values = count * sizeOf(this.outputShape);
+        const [outputs, logits] = [new Float32Array(values), new Float32Array(values)];
+        this.#inference.predictNow(outputs, logits, x, DEFAULT_BATCH);
+        return { outputs, logits };
       },
     });
   }

@@ -40,6 +40,8 @@ export interface EvaluationPlan {
 export interface PredictionPlan {
   readonly program: Program;
   readonly input: Region;
+  /** What goes into a softmax at the end; without one, the output. */
+  readonly logits: Region;
   readonly output: Region;
 }
 
@@ -191,7 +193,8 @@ export function planEvaluation({
   const labels = program.workspace("labels", 4 * batch);
   program.touch(input);
   program.touch(labels);
-  const logits = emitInference(program, program.constants, nodes, input, batch, variablesOf(parameters, false));
+  const outputs = emitInference(program, program.constants, nodes, input, batch, variablesOf(parameters, false));
+  const logits = outputs.at(-1) ?? input;
   const classes = loss.classes(nodes.at(-1)?.outputShape ?? inputShape);
   const unused = program.workspace("logit gradient", 4 * batch * classes);
   const lossSums = loss.emit(program, unused, logits, labels, batch, classes);
@@ -216,11 +219,14 @@ export function planPrediction({
   const program = new Program();
   const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
   program.touch(input);
-  const output = emitInference(program, constants ?? program.constants, nodes, input, batch, variable);
-  program.touch(output);
-  return { program, input, output };
+  const outputs = emitInference(program, constants ?? program.constants, nodes, input, batch, variable);
+  const output = outputs.at(-1) ?? input;
+  const logits = outputs[logitNodes(nodes).length - 1] ?? input;
+  for (const region of [logits, output]) program.touch(region);
+  return { program, input, logits, output };
 }
 
+/** What each node makes. */
 function emitInference(
   program: Program,
   constants: Constants,
@@ -228,13 +234,13 @@ function emitInference(
   input: Region,
   batch: number,
   find: FindVariable,
-): Region {
+): readonly Region[] {
   const outputs: { readonly y: Region }[] = [];
   for (const node of nodes) {
     const emission = emissionFor(program, constants, node, batch, find);
     outputs.push({ y: node.operation.emitInference(emission, inputRegions(node, input, outputs)) });
   }
-  return outputs.at(-1)?.y ?? input;
+  return outputs.map(({ y }) => y);
 }
 
 /** The regions that a node reads, from what the nodes before it made. */

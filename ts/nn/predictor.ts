@@ -5,7 +5,7 @@ import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
-import { type FoldEntry, type FoldPlan, planFolds } from "./fold.js";
+import { type FoldEntry, type FoldPlan, planFolds, sameStructure } from "./fold.js";
 import type { Node } from "./graph.js";
 import type { Variable } from "./layer.js";
 import type { Parameters } from "./parameters.js";
@@ -14,12 +14,14 @@ import { Snapshot } from "./snapshot.js";
 
 /** What folding did. */
 export interface FoldReport {
-  /** One entry a batch norm. */
+  /** One entry a layer, in order. */
   readonly layers: readonly FoldEntry[];
   /** What was compared: the given samples, or seeded uniform noise in [0, 1). */
   readonly probe: string;
-  /** The largest difference of any output from the unfolded model's, over the probe. */
+  /** The largest difference of any output (probabilities, after a softmax) from the unfolded model's, over the probe. */
   readonly maxAbsDifference: number;
+  /** The same for what goes into a softmax at the end; without one it is that of the outputs. */
+  readonly maxAbsLogitDifference: number;
 }
 
 /** What a predictor needs of its model. */
@@ -31,8 +33,8 @@ export interface PredictorSource {
   readonly batchSize: number;
   /** Throws once the model is disposed. */
   readonly check: () => void;
-  /** The unfolded model's outputs, all samples one after the other. */
-  readonly unfolded: (x: Float32Array) => Float32Array;
+  /** The unfolded model's outputs, and what goes into a softmax at the end, all samples one after the other. */
+  readonly unfolded: (x: Float32Array) => { readonly outputs: Float32Array; readonly logits: Float32Array };
 }
 
 /**
@@ -45,6 +47,7 @@ export class Predictor {
   readonly #source: PredictorSource;
   readonly #find: FindVariable;
   #snapshot: Snapshot;
+  #folds: FoldPlan;
   #disposed = false;
 
   /** @internal Use `model.predictor()`. */
@@ -52,7 +55,8 @@ export class Predictor {
     this.batchSize = source.batchSize;
     this.#source = source;
     this.#find = variablesOf(source.parameters, false);
-    this.#snapshot = new Snapshot({ ...source, find: this.#find }, this.#planFolds());
+    this.#folds = this.#planFolds();
+    this.#snapshot = new Snapshot({ ...source, find: this.#find }, this.#folds);
   }
 
   /**
@@ -66,14 +70,15 @@ export class Predictor {
     this.#check();
     this.#source.check();
     const folds = this.#planFolds();
-    const targets = ({ entries }: FoldPlan) => entries.map(({ into }) => into).join("/");
-    if (targets(folds) === targets(this.#snapshot.folds)) {
+    if (sameStructure(folds, this.#folds)) {
       this.#snapshot.refresh();
-      return;
+    } else {
+      const fresh = new Snapshot({ ...this.#source, find: this.#find }, folds);
+      this.#snapshot.dispose("ended when refresh() folded other batch norms; use what run() returns");
+      this.#snapshot = fresh;
     }
-    const fresh = new Snapshot({ ...this.#source, find: this.#find }, folds);
-    this.#snapshot.dispose("ended when refresh() folded other batch norms; use what run() returns");
-    this.#snapshot = fresh;
+    // Of the same structure too: the reasons may differ.
+    this.#folds = folds;
   }
 
   /**
@@ -96,7 +101,7 @@ export class Predictor {
   }
 
   /**
-   * What became of each batch norm, and the largest difference of the outputs from the unfolded model's as it is now.
+   * What became of each layer, and the largest differences from the unfolded model as it is now.
    *
    * @param probe samples to compare on; by default a batch of seeded uniform noise in [0, 1).
    * @throws {StateError} once the predictor or its model is disposed.
@@ -113,17 +118,21 @@ export class Predictor {
     // A copy: the unfolded model may have to grow the memory.
     const x = valuesOf(given).slice();
     const want = unfolded(x);
-    const width = want.length / count;
-    let largest = 0;
+    const width = want.outputs.length / count;
+    let [outputs, logits] = [0, 0];
     for (let first = 0; first < count; first += this.batchSize) {
       const end = Math.min(count, first + this.batchSize);
-      const got = this.run(x.subarray(first * size, end * size)).data;
-      for (let i = 0; i < got.length; i++) {
-        largest = Math.max(largest, Math.abs((got[i] as number) - (want[first * width + i] as number)));
-      }
+      const { data } = this.run(x.subarray(first * size, end * size));
+      const part = [first * width, end * width] as const;
+      outputs = Math.max(outputs, largestDifference(data, want.outputs.subarray(...part)));
+      logits = Math.max(logits, largestDifference(this.#snapshot.logits(end - first), want.logits.subarray(...part)));
     }
-    const probeName = probe === undefined ? `${count} samples of uniform noise in [0, 1), seed 0` : `${count} samples`;
-    return { layers: this.#snapshot.folds.entries, probe: probeName, maxAbsDifference: largest };
+    return {
+      layers: this.#folds.entries,
+      probe: probe === undefined ? `${count} samples of uniform noise in [0, 1), seed 0` : `${count} given samples`,
+      maxAbsDifference: outputs,
+      maxAbsLogitDifference: logits,
+    };
   }
 
   /** Frees its memory; a second call does nothing, any other throws a {@link StateError}. */
@@ -136,11 +145,10 @@ export class Predictor {
   #planFolds(): FoldPlan {
     const { runtime, nodes } = this.#source;
     return planFolds(nodes, (norm) => {
-      const values = (name: string) => {
-        const { value } = this.#find(norm, name) as Variable;
-        return runtime.f32(value.value, value.bytes / 4);
-      };
-      return { mean: values("moving_mean"), variance: values("moving_variance") };
+      const values = ({ value }: Variable) => runtime.f32(value.value, value.bytes / 4);
+      const [mean, variance] = ["moving_mean", "moving_variance"].map((name) => this.#find(norm, name) as Variable);
+      const gamma = this.#find(norm, "gamma");
+      return { mean: values(mean as Variable), variance: values(variance as Variable), gamma: gamma && values(gamma) };
     });
   }
 
@@ -150,3 +158,7 @@ export class Predictor {
 }
 
 makeDisposable(Predictor);
+
+function largestDifference(a: Float32Array, b: Float32Array): number {
+  return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] as number))), 0);
+}

@@ -4,7 +4,8 @@ import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf, wholeLines } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
-import { type FoldPlan, foldVariables } from "./fold.js";
+import type { FoldPlan } from "./fold.js";
+import { foldVariables } from "./fold-variables.js";
 import type { Variable } from "./layer.js";
 import { type FindVariable, type PredictionPlan, planPrediction } from "./plan.js";
 
@@ -78,6 +79,12 @@ export class Snapshot {
     runtime.f32(plan.input.value, count * sizeOf(inputShape)).set(valuesOf(x));
     plan.program.run(runtime);
     return output;
+  }
+
+  /** What went into a softmax at the end in the last run of so many samples; its output, without one. A live view. */
+  logits(count: number): Float32Array {
+    const { plan, output } = this.#plans.get(count) as { plan: PredictionPlan; output: Tensor };
+    return this.#source.runtime.f32(plan.logits.value, output.size);
   }
 
   /** Frees everything; outputs then throw with this reason. */

@@ -5,7 +5,6 @@
 
 use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::batchnorm::double_backward::{self, Kind, TABLE, Values};
-use crate::batchnorm::fold::{self, Inference};
 use crate::batchnorm::planar::Runs;
 use crate::batchnorm::{self, Coefficients, Parts, interleaved, mask, planar};
 use crate::with_activation;
@@ -517,74 +516,6 @@ pub fn bn_clear(x: u32, offsets: u32, count: u32, channels: u32, inner: u32, len
     // SAFETY: the promise of crate::abi.
     let (x, offsets) = unsafe { (slice_mut(x, len as usize), slice(offsets, count as usize)) };
     mask::clear(x, offsets, channels as usize, inner as usize);
-}
-
-/// Kernel \[taps\]\[inputs\]\[outputs\] and bias of this batch norm over `inputs` channels followed by a linear layer without
-/// padding. `bias` may be 0. One chunk.
-#[wasm_bindgen]
-pub fn bn_fold_before(
-    folded_kernel: u32,
-    folded_bias: u32,
-    kernel: u32,
-    bias: u32,
-    running_mean: u32,
-    running_variance: u32,
-    gamma: u32,
-    beta: u32,
-    taps: u32,
-    inputs: u32,
-    outputs: u32,
-    epsilon: f64,
-    _begin: u32,
-    _end: u32,
-) {
-    let len = (taps * inputs * outputs) as usize;
-    let outputs = outputs as usize;
-    // SAFETY: the promise of crate::abi.
-    unsafe {
-        let norm = inference(running_mean, running_variance, gamma, beta, inputs, epsilon);
-        let (folded_kernel, folded_bias) = (slice_mut(folded_kernel, len), slice_mut(folded_bias, outputs));
-        fold::fold_before(folded_kernel, folded_bias, slice(kernel, len), optional(bias, outputs), norm);
-    }
-}
-
-/// Kernel \[rows\]\[outputs\] and bias of a linear layer followed by this batch norm over `outputs` channels. `bias` may
-/// be 0. One chunk.
-#[wasm_bindgen]
-pub fn bn_fold_after(
-    folded_kernel: u32,
-    folded_bias: u32,
-    kernel: u32,
-    bias: u32,
-    running_mean: u32,
-    running_variance: u32,
-    gamma: u32,
-    beta: u32,
-    rows: u32,
-    outputs: u32,
-    epsilon: f64,
-    _begin: u32,
-    _end: u32,
-) {
-    let len = (rows * outputs) as usize;
-    // SAFETY: the promise of crate::abi.
-    unsafe {
-        let norm = inference(running_mean, running_variance, gamma, beta, outputs, epsilon);
-        let outputs = outputs as usize;
-        let (folded_kernel, folded_bias) = (slice_mut(folded_kernel, len), slice_mut(folded_bias, outputs));
-        fold::fold_after(folded_kernel, folded_bias, slice(kernel, len), optional(bias, outputs), norm);
-    }
-}
-
-/// # Safety
-/// As for [`slice`].
-unsafe fn inference<'a>(mean: u32, variance: u32, gamma: u32, beta: u32, channels: u32, epsilon: f64) -> Inference<'a> {
-    let channels = channels as usize;
-    // SAFETY: the caller's promise.
-    let (mean, variance) = unsafe { (slice(mean, channels), slice(variance, channels)) };
-    // SAFETY: the caller's promise.
-    let (gamma, beta) = unsafe { (optional(gamma, channels), optional(beta, channels)) };
-    Inference { mean, variance, gamma, beta, epsilon }
 }
 
 fn parts_layout(outer: u32, channels: u32, pieces: u32, unit: u32, last: u32) -> Parts {

@@ -48,13 +48,14 @@ pub fn conv2d_pack_flipped(
     pack::pack_flipped(packed, kernel, taps, inputs, outputs, begin as usize);
 }
 
-/// y = f(x ∗ kernel + bias); a chunk is an image.
+/// y = f(x ∗ kernel + bias); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is an image.
 #[wasm_bindgen]
 pub fn conv2d_forward(
     y: u32,
     x: u32,
     packed: u32,
     bias: u32,
+    bias_classes: u32,
     in_h: u32,
     in_w: u32,
     in_channels: u32,
@@ -91,7 +92,7 @@ pub fn conv2d_forward(
     // SAFETY: the promise of crate::abi.
     let (y, x, packed, bias) = unsafe {
         let (y, x) = (part_mut(y, &images(begin, end, g.output_len())), part(x, &images(begin, end, g.input_len())));
-        (y, x, slice(packed, packed_len), optional(bias, g.out_channels))
+        (y, x, slice(packed, packed_len), optional(bias, bias_classes as usize * g.out_channels))
     };
     forward(y, x, packed, bias, g, Fused { kind: activation, p0, p1 });
 }
@@ -209,7 +210,7 @@ fn images(begin: u32, end: u32, len: usize) -> core::ops::Range<usize> {
     begin as usize * len..end as usize * len
 }
 
-fn geometry(sizes: [u32; 12]) -> Geometry {
+pub(super) fn geometry(sizes: [u32; 12]) -> Geometry {
     let [
         in_h,
         in_w,

@@ -10,6 +10,7 @@ mod activation;
 mod batchnorm;
 mod conv;
 mod dropout;
+mod fold;
 mod gemm;
 mod optim;
 mod permute;

@@ -27,7 +27,7 @@ pub fn winograd_pack_flipped(packed: u32, kernel: u32, in_channels: u32, out_cha
     pack::pack_flipped(packed, kernel, inputs, outputs, begin as usize);
 }
 
-/// y = f(x ∗ kernel + bias); a chunk is `images_per_chunk` of `images` images.
+/// y = f(x ∗ kernel + bias); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is `images_per_chunk` of `images` images.
 #[wasm_bindgen]
 pub fn winograd_convolve(
     y: u32,
@@ -35,6 +35,7 @@ pub fn winograd_convolve(
     x: u32,
     packed: u32,
     bias: u32,
+    bias_classes: u32,
     in_h: u32,
     in_w: u32,
     in_channels: u32,
@@ -61,7 +62,8 @@ pub fn winograd_convolve(
         // SAFETY: the promise of crate::abi.
         let (y, scratch, x, packed, bias) = unsafe {
             let (y, scratch) = (part_mut(y, &of(g.output_len())), part_mut(scratch, &scratch_range));
-            (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), optional(bias, g.out_channels))
+            let bias = optional(bias, bias_classes as usize * g.out_channels);
+            (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), bias)
         };
         convolve::convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
     }

@@ -7,6 +7,12 @@ use super::{
     normalized_sums, parameter_gradients, planar,
 };
 use crate::activation::Linear;
+use crate::conv::Geometry;
+use crate::conv::cases::geometries;
+use crate::conv::forward::forward;
+use crate::conv::pack::{pack, packed_len};
+use crate::conv::winograd;
+use crate::epilogue::Fused;
 use crate::oracle;
 use crate::selftest::{Case, Check, Random, widen};
 
@@ -18,6 +24,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/runs far from zero", run: |check| sizes(check, false, [1e6, 1.0]) },
     Case { name: "batchnorm/rows whose squares overflow", run: |check| sizes(check, true, [0.0, 1e30]) },
     Case { name: "batchnorm/fold", run: fold },
+    Case { name: "batchnorm/fold-padded", run: fold_padded },
     Case { name: "batchnorm/runs whose squares overflow", run: |check| sizes(check, false, [0.0, 1e30]) },
     Case { name: "batchnorm/added sums", run: added_sums },
     Case { name: "batchnorm/groups", run: groups },
@@ -300,7 +307,8 @@ fn fold(check: &mut Check) {
             run(Inference { mean, variance, gamma, beta, epsilon });
         };
 
-        reference(&before, &mut |norm| fold_before(&mut folded, &mut folded_bias, &kernel, &bias, norm));
+        let g = pixel(taps, inputs, outputs);
+        reference(&before, &mut |norm| fold_before(&mut folded, &mut folded_bias, &kernel, &bias, norm, 1, g));
         let got = linear(&x, &folded, &folded_bias);
         let want = linear(&apply(&x, &before), &kernel, &bias);
         // Each weight and the bias are rounded once; scales are below 4, shifts below 5, weights and x below 1.
@@ -313,6 +321,88 @@ fn fold(check: &mut Check) {
         check.f64s("after", &got, &want, |_| ULP * 4.0 * (taps * inputs + 2) as f64);
         check.f32s("kernel after", &folded, &widen(&folded), |_| 0.0);
     }
+}
+
+/// A convolution of one position with these sizes.
+fn pixel(taps: usize, in_channels: usize, out_channels: usize) -> Geometry {
+    Geometry {
+        in_h: 1,
+        in_w: taps,
+        in_channels,
+        kernel_h: 1,
+        kernel_w: taps,
+        out_channels,
+        stride_h: 1,
+        stride_w: 1,
+        pad_top: 0,
+        pad_left: 0,
+        out_h: 1,
+        out_w: 1,
+    }
+}
+
+/// Batch norms before, before that and after a convolution that pads: one convolution with a map of biases.
+fn fold_padded(check: &mut Check) {
+    let mut random = Random(12);
+    let epsilon = 1e-3;
+    for (images, g) in geometries() {
+        let (kernel, bias) = (random.vector(g.kernel_len()), random.vector(g.out_channels));
+        let x = random.vector(images * g.input_len());
+        let (inputs, outputs) = (g.in_channels, g.out_channels);
+        // The first norm has a channel for two neighbouring inputs where that is possible.
+        let inner = if inputs.is_multiple_of(2) { 2 } else { 1 };
+        let norms = [inputs / inner, inputs, outputs].map(|channels| {
+            let variance: Vec<f32> = random.vector(channels).iter().map(|v| v.abs() + 0.1).collect();
+            [random.vector(channels), variance, random.vector(channels), random.vector(channels)]
+        });
+        let [first, second, after] = &norms;
+        let norm = |[mean, variance, gamma, beta]: &'_ [Vec<f32>; 4]| -> [Vec<f64>; 4] {
+            [mean, variance, gamma, beta].map(|v| widen(v))
+        };
+        let apply = |x: &[f64], of: &[Vec<f32>; 4], inner: usize| {
+            let [mean, variance, gamma, beta] = norm(of);
+            oracle::batch_norm(x, &mean, &variance, &gamma, &beta, inner, epsilon)
+        };
+        let normalised = apply(&apply(&widen(&x), first, inner), second, 1);
+        let want = apply(&oracle::conv(&normalised, &widen(&kernel), &widen(&bias), g), after, 1);
+
+        let inference = |[mean, variance, gamma, beta]: &'_ [Vec<f32>; 4], run: &mut dyn FnMut(Inference)| {
+            run(Inference { mean, variance, gamma, beta, epsilon });
+        };
+        let map = g.bias_classes() * outputs;
+        let (mut k1, mut b1) = (vec![f32::NAN; kernel.len()], vec![f32::NAN; map]);
+        let (mut k2, mut b2) = (k1.clone(), b1.clone());
+        inference(second, &mut |norm| fold_before(&mut k1, &mut b1, &kernel, &bias, norm, 1, g));
+        inference(first, &mut |norm| fold_before(&mut k2, &mut b2, &k1, &b1, norm, inner, g));
+        inference(after, &mut |norm| fold_after(&mut k1, &mut b1, &k2, &b2, norm));
+        let taps = g.kernel_h * g.kernel_w;
+        let mut packed = vec![f32::NAN; packed_len(taps, inputs, outputs)];
+        pack(&mut packed, &k1, taps, inputs, outputs, 0);
+        let mut y = vec![f32::NAN; want.len()];
+        forward(&mut y, &x, &packed, &b1, g, Fused::LINEAR);
+        // The convolution's (K + 2) roundings of the magnitudes that meet in a value, and one for each of three foldings of
+        // a weight and of a bias. What is folded last is smallest: a fold multiplies by at most 3.2.
+        let magnitudes = oracle::conv(&abs(&x), &abs(&k1), &vec![0.0; outputs], g);
+        let largest = abs(&b1).into_iter().chain(abs(&b2).iter().map(|b| 3.2 * b)).fold(0.0, f64::max);
+        let bound = |i: usize| ULP / 2.0 * (taps * inputs + 5) as f64 * (magnitudes[i] + largest);
+        check.f32s("y", &y, &want, bound);
+
+        if [g.kernel_h, g.kernel_w, g.stride_h, g.stride_w] != [3, 3, 1, 1] {
+            continue;
+        }
+        let mut packed = vec![f32::NAN; outputs.div_ceil(8) * winograd::pack::panel_len(inputs)];
+        winograd::pack::pack(&mut packed, &k1, inputs, outputs, 0);
+        let mut scratch = vec![f32::NAN; winograd::convolve::scratch_len(inputs)];
+        winograd::convolve::convolve(&mut y, &mut scratch, &x, &packed, &b1, g, Fused::LINEAR);
+        // The bound of crate::conv::winograd, with |x| ≤ 1, and the foldings as above.
+        let heaviest = abs(&k1).into_iter().fold(0.0, f64::max);
+        let bound = ULP / 2.0 * (64.0 * ((inputs + 8) * inputs) as f64 * heaviest + 5.0 * largest);
+        check.f32s("y by tiles", &y, &want, |i| bound + ULP / 2.0 * 3.0 * magnitudes[i]);
+    }
+}
+
+fn abs(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|v| f64::from(v.abs())).collect()
 }
 
 #[cfg(test)]

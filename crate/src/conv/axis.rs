@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 /// Rows or columns of a convolution.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Axis {
     /// Positions of x.
     pub inputs: usize,
@@ -41,31 +41,45 @@ pub struct Span {
 
 impl Axis {
     /// The positions of y, each reading x, in spans.
-    pub fn forward(self) -> impl Iterator<Item = Span> {
-        let Self { inputs, taps, stride, pad, outputs } = self;
-        spans(outputs, 1, move |first| {
-            let tap = pad.saturating_sub(first * stride);
-            let end = (inputs + pad).saturating_sub(first * stride).min(taps);
-            let taps = end.saturating_sub(tap);
-            let from = if taps > 0 { first * stride + tap - pad } else { 0 };
-            Span { first, step: 1, count: 1, tap, tap_step: 1, taps, from, from_step: stride }
-        })
+    pub fn forward(self) -> Spans {
+        Spans { axis: self, backward: false, phase: 0, at: 0 }
     }
 
     /// The positions of x, each reading y with the taps of the flipped kernel, in spans: y = (x + pad − tap)/stride where
     /// that is whole, so positions a stride apart belong together.
-    pub fn backward(self) -> impl Iterator<Item = Span> {
-        let Self { inputs, taps, stride, pad, outputs } = self;
-        spans(inputs, stride, move |first| {
-            let at = first + pad;
-            // Whole for every tap of the class of `at` modulo the stride; y ascends as the tap descends.
-            let class = at % stride;
-            let from = (at / stride).saturating_sub(taps.saturating_sub(1 + class) / stride);
-            let end = (at / stride + 1).min(outputs);
-            let count = if class < taps { end.saturating_sub(from) } else { 0 };
-            let tap = if count > 0 { taps - 1 - (at - from * stride) } else { 0 };
-            Span { first, step: stride, count: 1, tap, tap_step: stride, taps: count, from, from_step: 1 }
-        })
+    pub fn backward(self) -> Spans {
+        Spans { axis: self, backward: true, phase: 0, at: 0 }
+    }
+
+    /// In which of the spans of [`Axis::forward`] a position of y is.
+    pub fn class(self, y: usize) -> usize {
+        let Self { inputs, taps, stride, pad, .. } = self;
+        // Past these no tap is inside, so nothing changes any more.
+        let y = y.min((inputs + pad).div_ceil(stride));
+        // The first tap differs from the next position's up to `first`; the last tap does from `last` on.
+        let (first, last) = (pad.div_ceil(stride), (inputs + pad).saturating_sub(taps) / stride);
+        if last <= first { y } else { y.min(first) + y.saturating_sub(last) }
+    }
+
+    fn forward_span(self, first: usize) -> Span {
+        let Self { inputs, taps, stride, pad, .. } = self;
+        let tap = pad.saturating_sub(first * stride);
+        let end = (inputs + pad).saturating_sub(first * stride).min(taps);
+        let taps = end.saturating_sub(tap);
+        let from = if taps > 0 { first * stride + tap - pad } else { 0 };
+        Span { first, step: 1, count: 1, tap, tap_step: 1, taps, from, from_step: stride }
+    }
+
+    fn backward_span(self, first: usize) -> Span {
+        let Self { taps, stride, pad, outputs, .. } = self;
+        let at = first + pad;
+        // Whole for every tap of the class of `at` modulo the stride; y ascends as the tap descends.
+        let class = at % stride;
+        let from = (at / stride).saturating_sub(taps.saturating_sub(1 + class) / stride);
+        let end = (at / stride + 1).min(outputs);
+        let count = if class < taps { end.saturating_sub(from) } else { 0 };
+        let tap = if count > 0 { taps - 1 - (at - from * stride) } else { 0 };
+        Span { first, step: stride, count: 1, tap, tap_step: stride, taps: count, from, from_step: 1 }
     }
 
     /// The positions of y that tap `tap` multiplies with a position inside x.
@@ -76,28 +90,43 @@ impl Axis {
     }
 }
 
-fn spans(len: usize, step: usize, of: impl Fn(usize) -> Span) -> impl Iterator<Item = Span> {
-    let (mut phase, mut at) = (0, 0);
-    core::iter::from_fn(move || {
-        if at >= len {
-            phase += 1;
-            at = phase;
+/// The spans of an axis, in order.
+#[derive(Clone)]
+pub struct Spans {
+    axis: Axis,
+    backward: bool,
+    phase: usize,
+    at: usize,
+}
+
+impl Iterator for Spans {
+    type Item = Span;
+
+    // Never inlined: it runs a few times an image, and a copy in each kernel is 1 KB of WebAssembly.
+    #[inline(never)]
+    fn next(&mut self) -> Option<Span> {
+        let Self { axis, backward, .. } = *self;
+        let (len, step) = if backward { (axis.inputs, axis.stride) } else { (axis.outputs, 1) };
+        let of = |at| if backward { axis.backward_span(at) } else { axis.forward_span(at) };
+        if self.at >= len {
+            self.phase += 1;
+            self.at = self.phase;
         }
-        if phase >= step || at >= len {
+        if self.phase >= step || self.at >= len {
             return None;
         }
-        let mut span = of(at);
-        at += step;
-        while at < len {
-            let next = of(at);
+        let mut span = of(self.at);
+        self.at += step;
+        while self.at < len {
+            let next = of(self.at);
             if (next.tap, next.taps) != (span.tap, span.taps) {
                 break;
             }
             span.count += 1;
-            at += step;
+            self.at += step;
         }
         Some(span)
-    })
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +186,11 @@ mod tests {
                                 .collect();
                             found.sort_unstable();
                             assert_eq!(found, all);
+                            for (class, span) in axis.forward().enumerate() {
+                                for y in span.first..span.first + span.count {
+                                    assert_eq!(axis.class(y), class, "{axis:?}, position {y}");
+                                }
+                            }
                         }
                     }
                 }

@@ -54,6 +54,11 @@ const STRIDED: &[Sizes] = &[
     (1, [11, 5], 1, [2, 3], 3, [3, 1], [1, 1], [4, 5]),
 ];
 
+/// The number of images and sizes of every case.
+pub fn geometries() -> impl Iterator<Item = (usize, Geometry)> {
+    [VALID, PADDED, STRIDED].into_iter().flatten().map(|&sizes| geometry(sizes))
+}
+
 fn geometry(sizes: Sizes) -> (usize, Geometry) {
     let (
         images,

@@ -17,6 +17,6 @@ pub fn input_gradient(dx: &mut [f32], dy: &[f32], packed: &[f32], g: Geometry) {
     let from = Image { width: g.out_w, channels: g.out_channels };
     let clamp = Fused::LINEAR.clamp();
     for (dx, dy) in dx.chunks_exact_mut(g.input_len()).zip(dy.chunks_exact(g.output_len())) {
-        sweep(dx, dy, kernel, &[], [to, from], || g.rows().backward(), || g.columns().backward(), clamp);
+        sweep(dx, dy, kernel, &[], [to, from], [g.rows().backward(), g.columns().backward()], clamp);
     }
 }

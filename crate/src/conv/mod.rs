@@ -69,12 +69,29 @@ impl Geometry {
         self.kernel_h * self.kernel_w * self.in_channels * self.out_channels
     }
 
-    fn rows(&self) -> Axis {
+    /// Pairs of row and column spans of y: the outputs of a pair have the same taps inside the image. A map of biases has one
+    /// for each.
+    pub fn bias_classes(&self) -> usize {
+        self.bias_class(self.out_h - 1, self.out_w - 1) + 1
+    }
+
+    /// The pair of an output.
+    pub fn bias_class(&self, row: usize, column: usize) -> usize {
+        let columns = self.columns();
+        self.rows().class(row) * (columns.class(self.out_w - 1) + 1) + columns.class(column)
+    }
+
+    /// Whether that is a bias for this convolution: none, one for all outputs, or a map.
+    pub fn takes_bias(&self, bias: &[f32]) -> bool {
+        bias.is_empty() || bias.len() == self.out_channels || bias.len() == self.bias_classes() * self.out_channels
+    }
+
+    pub(crate) fn rows(&self) -> Axis {
         let Self { in_h, kernel_h, stride_h, pad_top, out_h, .. } = *self;
         Axis { inputs: in_h, taps: kernel_h, stride: stride_h, pad: pad_top, outputs: out_h }
     }
 
-    fn columns(&self) -> Axis {
+    pub(crate) fn columns(&self) -> Axis {
         let Self { in_w, kernel_w, stride_w, pad_left, out_w, .. } = *self;
         Axis { inputs: in_w, taps: kernel_w, stride: stride_w, pad: pad_left, outputs: out_w }
     }

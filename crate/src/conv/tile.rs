@@ -8,7 +8,7 @@
 //! then the bias. Neither the place in a tile nor the tile's size shows in its bits. With K terms its error is at most
 //! (K + 2)·2⁻²⁴·(Σ|w||x| + |b|).
 
-use super::axis::Span;
+use super::axis::{Span, Spans};
 use crate::epilogue::Clamp;
 use crate::simd::{F32x4, LANES};
 
@@ -57,33 +57,38 @@ struct Taps {
     panel_column: usize,
 }
 
-/// y = clamp(bias + x ∗ kernel) for the pixels of y that `rows` × `columns` name, all output channels.
-pub fn sweep<R: Iterator<Item = Span>, C: Iterator<Item = Span>>(
+/// y = clamp(bias + x ∗ kernel) for the pixels of y that `rows` × `columns` name, all output channels. A bias that is longer
+/// than a pixel is a map: a bias for each pair of spans.
+pub fn sweep(
     y: &mut [f32],
     x: &[f32],
     kernel: Packed,
     bias: &[f32],
     [y_image, x_image]: [Image; 2],
-    rows: impl Fn() -> R,
-    columns: impl Fn() -> C,
+    [rows, columns]: [Spans; 2],
     clamp: Clamp,
 ) {
     let panel_len = kernel.rows * kernel.columns * x_image.channels * WIDTH;
     let images = [y_image, x_image];
     let terms = panel_len / WIDTH;
     if kernel.columns * x_image.channels < LONG_RUN && terms <= GATHERED {
-        for rows in rows() {
-            for columns in columns() {
+        let mut class = 0;
+        for rows in rows.clone() {
+            for columns in columns.clone() {
                 let taps = Taps::new(x_image, kernel, rows, columns);
+                let bias = bias_of(bias, class, y_image.channels);
                 gathered(y, x, kernel.panels, panel_len, bias, Pixels::new(images, rows, columns), taps, clamp);
+                class += 1;
             }
         }
         return;
     }
     for (o, panel) in (0..y_image.channels).step_by(WIDTH).zip(kernel.panels.chunks_exact(panel_len)) {
-        let finish = Finish::new(bias, clamp, o, y_image.channels);
-        for rows in rows() {
-            for columns in columns() {
+        let mut class = 0;
+        for rows in rows.clone() {
+            for columns in columns.clone() {
+                let finish = Finish::new(bias_of(bias, class, y_image.channels), clamp, o, y_image.channels);
+                class += 1;
                 let taps = Taps::new(x_image, kernel, rows, columns);
                 let mut pixels = Pixels::new(images, rows, columns);
                 let y = &mut y[o..];
@@ -98,6 +103,11 @@ pub fn sweep<R: Iterator<Item = Span>, C: Iterator<Item = Span>>(
             }
         }
     }
+}
+
+/// The bias of a pair of spans, from one for all or a map.
+pub fn bias_of(bias: &[f32], class: usize, channels: usize) -> &[f32] {
+    if bias.len() > channels { &bias[class * channels..][..channels] } else { bias }
 }
 
 impl Taps {

@@ -37,15 +37,19 @@ export function splitActivation(what: string, activation: LayerActivation): Spli
     );
   }
   const code = activationCode(what, activation);
-  return code.invertible ? { fused: code, rest: [] } : { fused: linear, rest: [new FusedActivationOperation(code)] };
+  return code.invertible
+    ? { fused: code, rest: [] }
+    : { fused: linear, rest: [new FusedActivationOperation(activation)] };
 }
 
 /** An elementwise activation as a node. */
 export class ActivationOperation implements Operation {
-  readonly #code: ActivationCode;
+  readonly activation: ActivationOption;
+  readonly code: ActivationCode;
 
-  constructor(code: ActivationCode) {
-    this.#code = code;
+  constructor(activation: ActivationOption) {
+    this.activation = activation;
+    this.code = activationCode("activation", activation);
   }
 
   outputShape(inputs: readonly Shape[]): Shape {
@@ -54,7 +58,7 @@ export class ActivationOperation implements Operation {
 
   emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = only(inputs);
-    const { kind, p0, p1 } = this.#code;
+    const { kind, p0, p1 } = this.code;
     const length = emission.outputSize;
     return {
       y: this.emitInference(emission, inputs),
@@ -74,7 +78,7 @@ export class ActivationOperation implements Operation {
   }
 
   protected emitForward({ program, outputSize }: Emission, y: Region, x: Region): void {
-    const { kind, p0, p1 } = this.#code;
+    const { kind, p0, p1 } = this.code;
     program.call("activation_forward", elementChunks(outputSize), y, x, outputSize, ELEMENTS, kind, p0, p1);
   }
 }
@@ -110,9 +114,10 @@ export class ActivationLayer extends Layer {
 
   constructor(options: ActivationOptions) {
     super("activation", options, ["activation"]);
-    const { fused, rest } = splitActivation("activation", options.activation);
-    this.#activation = frozenActivation(options.activation);
-    this.#operation = rest[0] ?? new ActivationOperation(fused);
+    const { activation } = options;
+    const { rest } = splitActivation("activation", activation);
+    this.#activation = frozenActivation(activation);
+    this.#operation = rest[0] ?? new ActivationOperation(this.#activation as ActivationOption);
   }
 
   override operations(): readonly Operation[] {

@@ -169,6 +169,11 @@ export class BatchNormalization extends Layer {
     return this.#config;
   }
 
+  /** @internal A sample of this shape, as a batch of one. */
+  view(shape: Shape): View {
+    return this.#view([1, ...shape]);
+  }
+
   override outputShape(inputs: readonly Shape[]): Shape {
     this.#view([1, ...only(inputs)]);
     return only(inputs);

@@ -11,7 +11,7 @@ use super::pack::panel_len;
 use super::transform::Points;
 use super::{Grid, POINTS, load, transform};
 use crate::conv::Geometry;
-use crate::conv::tile::{Finish, WIDTH};
+use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::epilogue::Fused;
 use crate::simd::{F32x4, LANES};
 
@@ -29,13 +29,13 @@ pub fn scratch_len(in_channels: usize) -> usize {
     (1 + POINTS * BLOCK) * in_channels.next_multiple_of(LANES)
 }
 
-/// For the images that x and y hold; `packed` is from [`super::pack`], `bias` may be empty; what `scratch` holds does not
-/// matter.
+/// For the images that x and y hold; `packed` is from [`super::pack`], `bias` as in [`crate::conv::forward`]; what `scratch`
+/// holds does not matter.
 pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
     let images = y.len() / g.output_len();
     assert!(x.len() == images * g.input_len() && y.len() == images * g.output_len());
     assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len(g.in_channels));
-    assert!(bias.is_empty() || bias.len() == g.out_channels);
+    assert!(g.takes_bias(bias));
     assert_eq!(scratch.len(), scratch_len(g.in_channels));
 
     // Past these rows and columns outputs read nothing but padding: the input gradient of a cropped convolution has some.
@@ -55,15 +55,22 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
         }
         for (panel, kernel) in packed.chunks_exact(panel_len(g.in_channels)).enumerate() {
             multiply(&mut products, patches, kernel, block.len(), depth);
-            let finish = Finish::new(bias, f.clamp(), panel * WIDTH, g.out_channels);
+            let finish =
+                |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), panel * WIDTH, g.out_channels);
+            let one = finish(0);
             for (t, tile) in block.clone().enumerate() {
+                let finishes = if bias.len() > g.out_channels {
+                    grid.classes(tile).map(|row| row.map(finish))
+                } else {
+                    [[one; 2]; 2]
+                };
                 let point = |i: usize, at: usize| F32x4::load(&products[i][t][at..]);
                 let [low, high] = [0, LANES]
                     .map(|at| transform::outputs([0, 4, 8, 12].map(|i| [0, 1, 2, 3].map(|j| point(i + j, at)))));
                 for (i, row) in grid.outputs(tile).into_iter().enumerate() {
                     for (j, at) in row.into_iter().enumerate() {
                         if let Some(at) = at {
-                            finish.store(&mut y[at + panel * WIDTH..], [low[i][j], high[i][j]]);
+                            finishes[i][j].store(&mut y[at + panel * WIDTH..], [low[i][j], high[i][j]]);
                         }
                     }
                 }
@@ -137,9 +144,11 @@ fn multiply(
 /// Outputs below `rows` or right of `columns`: clamp(bias).
 fn fill_unreached(y: &mut [f32], bias: &[f32], [rows, columns]: [usize; 2], g: Geometry, f: Fused) {
     for (pixel, y) in y.chunks_exact_mut(g.out_channels).enumerate() {
-        if pixel / g.out_w % g.out_h < rows && pixel % g.out_w < columns {
+        let [row, column] = [pixel / g.out_w % g.out_h, pixel % g.out_w];
+        if row < rows && column < columns {
             continue;
         }
+        let bias = bias_of(bias, g.bias_class(row, column), g.out_channels);
         for o in (0..g.out_channels).step_by(WIDTH) {
             Finish::new(bias, f.clamp(), o, g.out_channels).store(&mut y[o..], [F32x4::zero(); 2]);
         }

@@ -76,6 +76,15 @@ impl Grid {
         })
     }
 
+    /// The classes of a tile's outputs, by which a map of biases is indexed; past the last row or column any.
+    fn classes(self, tile: usize) -> [[usize; 2]; 2] {
+        let [_, row, column] = self.place(tile);
+        [row, row + 1].map(|row| {
+            [column, column + 1]
+                .map(|column| self.g.bias_class(row.min(self.g.out_h - 1), column.min(self.g.out_w - 1)))
+        })
+    }
+
     /// The pixels of y of a tile: where each begins, or nothing past the last row or column.
     fn outputs(self, tile: usize) -> [[Option<usize>; 2]; 2] {
         let Geometry { out_h, out_w, out_channels, .. } = self.g;
