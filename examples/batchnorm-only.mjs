@@ -36,6 +36,10 @@ print("γ", format(bn.gamma.value.data));
 print("β", format(bn.beta.value.data));
 print("running mean", format(bn.runningMean.data));
 
+// Before serving: what evaluation makes of a batch beside what training made of it. 0 is the same, 1 as much as the values.
+const { drift, mismatch, valuesPerChannel } = bn.health();
+print("health", `mismatch ${mismatch.toFixed(2)}, drift ${drift.toFixed(2)} with ${valuesPerChannel} values a channel`);
+
 // To serve: the running statistics take the batch's place, so a single sample will do.
 bn.infer();
 const warmer = ek.tensor([1, sensors], [288 + 8, 101_325, 0.4]); // one deviation up, none, one down
