@@ -346,6 +346,58 @@ describe("states", () => {
     expect([bn.updates === 1, bn.runningMean.data[0] !== 1]).toEqual([row.moves, row.moves]);
   });
 
+  test.each(["train", "freeze", "infer", "recalibrate"] as const)(
+    "are frozen while trainable is false, and afterwards what %s() made them",
+    (call) => {
+      const bn = make({ features: 3, trainable: false });
+      expect(bn[call]().state).toBe("frozen");
+      bn.forward(tensor(shape, 1));
+      bn.backward(tensor(shape, 2));
+      expect([bn.updates, ...(bn.gamma?.grad.data ?? []), ...(bn.beta?.grad.data ?? [])]).toEqual([
+        0, 0, 0, 0, 0, 0, 0,
+      ]);
+      bn.trainable = true;
+      const states = { train: "training", freeze: "frozen", infer: "inference", recalibrate: "recalibrating" };
+      expect(bn.state).toBe(states[call]);
+    },
+  );
+
+  test("move statistics but give γ and β no gradient with parametersTrainable = false", () => {
+    const [bn, twin] = [make({ features: 3 }), make({ features: 3 })];
+    const [x, dy] = [tensor(shape, 1), tensor(shape, 2)];
+    const step = (one: BatchNorm) => {
+      const y = bits(one.forward(x).data);
+      return [y, bits(one.backward(dy).data)];
+    };
+    expect(step(bn)).toEqual(step(twin));
+    bn.parametersTrainable = false;
+    expect(step(bn)).toEqual(step(twin));
+    expect(bn.updates).toBe(2);
+    expect([...(bn.gamma?.grad.data ?? []), ...(bn.beta?.grad.data ?? [])]).toEqual([0, 0, 0, 0, 0, 0]);
+    bn.parametersTrainable = true;
+    step(bn);
+    step(twin);
+    expect(bits(bn.gamma?.grad.data as Float32Array)).toBe(bits(twin.gamma?.grad.data as Float32Array));
+    expect(bits(bn.beta?.grad.data as Float32Array)).toBe(bits(twin.beta?.grad.data as Float32Array));
+  });
+
+  test("and parameters are trainable by true or false alone, until disposed", () => {
+    const bn = ek.batchNorm({ features: 3, name: "bn" });
+    const name = (value: unknown) => ek.batchNorm({ features: 3, trainable: value as boolean });
+    expect(() => name("yes")).toThrow(/trainable must be true or false, got "yes"/);
+    for (const key of ["trainable", "parametersTrainable"] as const) {
+      expect(() => {
+        bn[key] = 1 as unknown as boolean;
+      }).toThrow(`batchNorm "bn": ${key} must be true or false, got 1`);
+      expect([bn[key], bn.state]).toEqual([true, "training"]);
+    }
+    bn.dispose();
+    expect(() => {
+      bn.trainable = true;
+    }).toThrow('batchNorm "bn" is disposed: trainable is no longer possible');
+    expect(bn.state).toBe("disposed");
+  });
+
   test("follow one another in any order", () => {
     const bn = ek.batchNorm({ features: 3 });
     const calls = ["train", "freeze", "infer", "recalibrate"] as const;
@@ -539,6 +591,8 @@ describe("getConfig", () => {
   const others: BatchNormOpOptions = {
     features: 3,
     name: "bn1",
+    trainable: false,
+    parametersTrainable: false,
     axis: 1,
     momentum: "cumulative",
     epsilon: 1e-5,
@@ -560,6 +614,8 @@ describe("getConfig", () => {
     expect(ek.batchNorm({ features: 3 }).getConfig()).toEqual({
       features: 3,
       name: "batch_norm",
+      trainable: true,
+      parametersTrainable: true,
       axis: -1,
       momentum: 0.99,
       epsilon: 1e-3,

@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
+import { checkBoolean, checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Scalar } from "../runtime/program.js";
@@ -46,7 +46,13 @@ export interface BatchNormOpOptions extends BatchNormOptions {
   readonly features: Features;
   /** For error messages. Default "batch_norm". */
   readonly name?: string;
+  /** Keras's: false freezes the op and keeps the gradients of γ and β at 0. Default true. */
+  readonly trainable?: boolean;
+  /** Whether `backward` fills the gradients of γ and β; false keeps them at 0, and the statistics move on. Default true. */
+  readonly parametersTrainable?: boolean;
 }
+
+const OP_OPTIONS = ["features", "name", "trainable", "parametersTrainable"];
 
 /** What a `forward` may be told. */
 export interface ForwardOptions {
@@ -89,6 +95,10 @@ export class BatchNorm {
   readonly #external: ExternalStatistics;
   #health: HealthMonitor;
   readonly #double: DoubleBackward;
+  #trainable: boolean;
+  #parametersTrainable: boolean;
+  /** What the last transition led to; while the op is not trainable its state is "frozen" all the same. */
+  #chosen: Exclude<BatchNormState, "disposed"> = "training";
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
@@ -98,11 +108,15 @@ export class BatchNorm {
     const name = options?.name ?? "batch_norm";
     if (typeof name !== "string") throw new ValueError(`batchNorm: name must be a text, got ${formatValue(name)}`);
     this.#what = `batchNorm "${name}"`;
-    this.#config = batchNormConfig(this.#what, options, ["features", "name"]);
+    this.#config = batchNormConfig(this.#what, options, OP_OPTIONS);
     this.features = checkFeatures(this.#what, options.features, this.#config.axis);
     const shape = Object.freeze([this.features].flat());
     this.#channels = sizeOf(shape);
     checkInitializers(this.#what, this.#config, this.#channels);
+    const { trainable = true, parametersTrainable = true } = options;
+    this.#trainable = checkBoolean(`${this.#what}: trainable`, trainable);
+    this.#parametersTrainable = checkBoolean(`${this.#what}: parametersTrainable`, parametersTrainable);
+    if (!trainable) this.#state = "frozen";
     this.name = name;
     this.#runtime = runtime;
     this.#rule = new RunningRule(this.#config);
@@ -130,9 +144,32 @@ export class BatchNorm {
     });
   }
 
-  /** What a `forward` does now. */
+  /** What a `forward` does now; "frozen" while `trainable` is false. */
   get state(): BatchNormState {
     return this.#state;
+  }
+
+  /** Keras's `trainable`: false freezes the op and keeps the gradients of γ and β at 0. */
+  get trainable(): boolean {
+    return this.#trainable;
+  }
+
+  set trainable(value: boolean) {
+    ruleOf(this.#what, "trainable", this.#state);
+    this.#trainable = checkBoolean(`${this.#what}: trainable`, value);
+    this.#state = value ? this.#chosen : "frozen";
+    this.#settleGradients();
+  }
+
+  /** Whether `backward` fills the gradients of γ and β. */
+  get parametersTrainable(): boolean {
+    return this.#parametersTrainable;
+  }
+
+  set parametersTrainable(value: boolean) {
+    ruleOf(this.#what, "parametersTrainable", this.#state);
+    this.#parametersTrainable = checkBoolean(`${this.#what}: parametersTrainable`, value);
+    this.#settleGradients();
   }
 
   /** How many times the running statistics moved. */
@@ -376,9 +413,10 @@ export class BatchNorm {
     return this.#double.run(request, rule, settings, (core) => this.#nonFinite(core, x.shape));
   }
 
-  /** The options with their defaults, `features` and `name`: `ek.batchNorm(bn.getConfig())` makes another like it. */
-  getConfig(): BatchNormConfig & { readonly features: Features; readonly name: string } {
-    return { ...this.#config, features: this.features, name: this.name };
+  /** The options with their defaults: `ek.batchNorm(bn.getConfig())` makes another like it. */
+  getConfig(): BatchNormConfig & Required<Omit<BatchNormOpOptions, keyof BatchNormConfig>> {
+    const { features, name, trainable, parametersTrainable } = this;
+    return { ...this.#config, features, name, trainable, parametersTrainable };
   }
 
   /** Frees everything; a second call does nothing, any other throws a {@link StateError}. */
@@ -401,8 +439,20 @@ export class BatchNorm {
 
   #enter(call: keyof typeof TRANSITIONS): this {
     ruleOf(this.#what, call, this.#state);
-    this.#state = TRANSITIONS[call];
+    this.#chosen = TRANSITIONS[call];
+    if (this.#trainable) this.#state = this.#chosen;
     return this;
+  }
+
+  get #parametersTrained(): boolean {
+    return this.#trainable && this.#parametersTrainable;
+  }
+
+  /** What backward no longer fills is 0, so that a step of any optimizer leaves γ and β. */
+  #settleGradients(): void {
+    if (this.#parametersTrained) return;
+    this.gamma?.grad.data.fill(0);
+    this.beta?.grad.data.fill(0);
   }
 
   #checkInput(x: Tensor): View {
@@ -446,7 +496,7 @@ export class BatchNorm {
     if (this.#masked !== null) this.#workspace.remove(this.#masked.program);
     this.#masked = null;
     const masked = groups.whole.selection !== null;
-    const key = `${rule.statistics},${rule.updates},${rule.gradients}:${shape.join(",")}`;
+    const key = `${rule.statistics},${rule.updates},${rule.gradients},${this.#parametersTrained}:${shape.join(",")}`;
     const known = masked ? undefined : this.#plans.get(key);
     if (known !== undefined) return known;
     const plan = planStep(shape, rule, this.#rate, this.#settings(view, groups));
@@ -457,13 +507,14 @@ export class BatchNorm {
   }
 
   #settings({ permutation }: View, groups: Groups): CoreSettings {
+    const { regions } = this.#variables;
     return {
       name: this.name,
       groups,
       permutation,
       epsilon: Math.fround(this.#config.epsilon),
       activation: activationOf(this.#what, this.#config),
-      regions: this.#variables.regions,
+      regions: this.#parametersTrained ? regions : { ...regions, gammaGradient: null, betaGradient: null },
       groupVariance: this.#config.groupVariance,
       correction: (count) => this.#rule.correction(count),
       onSingleValue: this.#config.onSingleValue,
