@@ -8,7 +8,7 @@ const MOST = 1.5;
 
 let ek: Evenkeel;
 beforeEach(async () => {
-  ek = await load();
+  ek = await load({ threads: 1 });
 });
 afterEach(() => {
   ek.dispose();
@@ -85,7 +85,7 @@ describe("a training session's arena holds what summary() says, at most 1.5·B:"
       ["sgd", 0],
     ] as const) {
       ek.dispose();
-      ek = await load();
+      ek = await load({ threads: 1 });
       const head = layers.dense({ units: 10, activation: "softmax" });
       const model = await sequential([layers.input({ shape }), ...make(), head], { runtime: ek });
       model.compile({ optimizer, loss });
@@ -98,7 +98,7 @@ describe("a training session's arena holds what summary() says, at most 1.5·B:"
     const empty = ek.info().memoryBytes;
     const { base } = training(compiled(await referenceModel(ek)), 128);
     ek.dispose();
-    ek = await load({ maxMemory: empty + MOST * base });
+    ek = await load({ threads: 1, maxMemory: empty + MOST * base });
     const model = compiled(compiled(await referenceModel(ek)));
     for (const batch of [100, 128]) {
       await model.fit(noise(batch * 784, 1), noiseLabels(batch, 10, 1), { batchSize: batch });
@@ -183,6 +183,22 @@ describe("summary()", () => {
       /summary: accumulateSteps must be an integer.*got 1.5/,
     );
     expect(() => lines(model, { epochs: 1 } as SummaryOptions)).toThrow(/no option "epochs".*"accumulateSteps"/);
+  });
+
+  test("lists predictors and threads' stacks apart", async () => {
+    const model = compiled(await referenceModel(ek));
+    const before = lines(model);
+    await model.trainOnBatch(noise(32 * 784, 1), noiseLabels(32, 10, 1));
+    const bytes = bytesInUse(ek);
+    const predictors = [model.predictor({ batchSize: 1 }), model.predictor({ batchSize: 16 })];
+    const taken = (bytesInUse(ek) - bytes).toLocaleString("en");
+    expect(lines(model)).toEqual([...before, `apart from that: ${taken} bytes of predictors`]);
+    for (const predictor of predictors) predictor.dispose();
+    expect(lines(model)).toEqual(before);
+    const two = await load({ threads: 2 });
+    const threaded = lines(compiled(await referenceModel(two)));
+    expect(threaded).toEqual([...before, expect.stringMatching(/^apart from that: [\d,]+ bytes of threads' stacks$/)]);
+    two.dispose();
   });
 
   test("takes no memory and leaves training as it was", async () => {

@@ -125,6 +125,8 @@ export class Model {
   readonly #workspace: Workspace;
   readonly #inference: Inference;
   readonly #shuffle: Random;
+  /** Those that may be alive: their memory is listed in `summary`. */
+  readonly #predictors = new Set<Predictor>();
   #compiled: Compiled | null = null;
   /** What fit trained with last. */
   #fitted = { batchSize: DEFAULT_BATCH, accumulateSteps: 1 };
@@ -359,7 +361,7 @@ export class Model {
    */
   predictor(options: { readonly batchSize?: number } = {}): Predictor {
     this.#begin("predictor");
-    return new Predictor({
+    const predictor = new Predictor({
       runtime: this.#runtime,
       nodes: this.#nodes,
       inputShape: this.inputShape,
@@ -375,6 +377,9 @@ export class Model {
         return { outputs, logits };
       },
     });
+    for (const old of this.#predictors) if (old.bytes === 0) this.#predictors.delete(old);
+    this.#predictors.add(predictor);
+    return predictor;
   }
 
   /** Copies of all weights, in Keras's order: layer by layer; gamma, beta, moving_mean, moving_variance; kernel, bias. */
@@ -443,8 +448,10 @@ export class Model {
     const { slots, trainer } = this.#compiled;
     const split = { batch: batchSize * accumulateSteps, microBatch: batchSize };
     const base = memoryBase(this.inputShape, this.#graph, this.#parameters, split.batch, slots);
+    const predictors = [...this.#predictors].reduce((sum, { bytes }) => sum + bytes, 0);
+    const apart = { stacks: this.#runtime.stackBytes, predictors };
     try {
-      for (const line of describeTraining({ ...split, slots, base, ...trainer.costs(split) })) print(line);
+      for (const line of describeTraining({ ...split, slots, base, apart, ...trainer.costs(split) })) print(line);
     } catch (error) {
       if (!(error instanceof StateError || error instanceof ShapeError)) throw error;
       print(`no training, batch ${batchSize}: ${error.message}`);

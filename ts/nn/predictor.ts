@@ -59,6 +59,11 @@ export class Predictor {
     this.#snapshot = new Snapshot({ ...source, find: this.#find }, this.#folds);
   }
 
+  /** @internal Bytes of the arena that it holds; 0 once disposed. */
+  get bytes(): number {
+    return this.#disposed || this.#source.runtime.disposed ? 0 : this.#snapshot.bytes;
+  }
+
   /**
    * Takes the model's weights and running statistics as they are now. When these let other batch norms fold than before,
    * outputs of earlier runs end: use what `run` returns.

@@ -61,6 +61,11 @@ export class Snapshot {
     this.refresh();
   }
 
+  /** Bytes of the arena that it holds. */
+  get bytes(): number {
+    return this.#workspace.bytes + this.#source.runtime.arena.sizeOf(this.#block);
+  }
+
   /** Takes the variables as they are now. */
   refresh(): void {
     const { runtime } = this.#source;

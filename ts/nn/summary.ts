@@ -14,6 +14,8 @@ export interface TrainingCosts {
   readonly base: number;
   /** Bytes that the arena holds for a model that trains with such batches. */
   readonly peak: number;
+  /** Bytes that are not in `peak`: of the threads' stacks, and of the model's predictors. */
+  readonly apart: { readonly stacks: number; readonly predictors: number };
   /** null where batches are not cut. */
   readonly accumulation: AccumulationCosts | null;
 }
@@ -59,10 +61,12 @@ export function memoryBase(
 
 /** What training takes, in lines under the table. */
 export function describeTraining(costs: TrainingCosts): string[] {
-  const { batch, microBatch, slots, base, peak, accumulation } = costs;
+  const { batch, microBatch, slots, base, peak, apart, accumulation } = costs;
   const lines = [
     `training, batch ${formatNumber(batch)}: peak ${formatNumber(peak)} bytes = ${(peak / base).toFixed(2)}·B, at most ` +
       `1.5·B; B = ${formatNumber(base)} bytes: variables with gradients and ${slots} optimizer slots, outputs above`,
+    ...(apart.stacks > 0 ? [`apart from that: ${formatNumber(apart.stacks)} bytes of threads' stacks`] : []),
+    ...(apart.predictors > 0 ? [`apart from that: ${formatNumber(apart.predictors)} bytes of predictors`] : []),
   ];
   if (accumulation === null) return lines;
   const { inputs, gradients, recomputed, multiplyAdds } = accumulation;

@@ -86,6 +86,11 @@ export class Arena {
     return address;
   }
 
+  /** Bytes of an allocated block, rounded up to 64. */
+  sizeOf(address: number): number {
+    return this.#used.get(address) ?? 0;
+  }
+
   /** Gives back what {@link allocate} returned. An address that is not allocated (any more) is an internal error. */
   free(address: number): void {
     const size = this.#used.get(address);

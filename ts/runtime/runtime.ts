@@ -108,6 +108,12 @@ export class Runtime {
     return this.#use().arena;
   }
 
+  /** Bytes of the threads' stacks, outside the arena. */
+  get stackBytes(): number {
+    const { threads = 1 } = this.#use().pool ?? {};
+    return threads === 1 ? 0 : threads * STACK_BYTES;
+  }
+
   /**
    * Runs all chunks of a kernel, on several threads where that is worth it; arguments as the crate's `abi` names them,
    * without the chunk range. Nobody looks at addresses here: what is passed must be the caller's.

@@ -36,6 +36,11 @@ export class Workspace {
     return !fits;
   }
 
+  /** Bytes of the block. */
+  get bytes(): number {
+    return this.#block?.bytes ?? 0;
+  }
+
   /** Whether a program is running in the block, so that nothing else may use it. */
   get busy(): boolean {
     return [...this.#programs].some((program) => program.running);
