@@ -23,13 +23,20 @@ export function launch(): Promise<Browser> {
   return chromium.launch({ executablePath, args: FLAGS });
 }
 
-/** A page's files on 127.0.0.1, under a policy that forbids every eval but WebAssembly's. */
-export async function serve(files: Record<string, { type: string; body: string | Uint8Array }>) {
+/**
+ * A page's files on 127.0.0.1, under a policy that forbids every eval but WebAssembly's. With `isolated` cross-origin
+ * isolated, so that threads may share memory.
+ */
+export async function serve(files: Record<string, { type: string; body: string | Uint8Array }>, isolated = false) {
   const server = createServer(({ url }, reply) => {
     const file = files[url ?? ""];
     reply.statusCode = file === undefined ? 404 : 200;
     reply.setHeader("content-type", file?.type ?? "text/plain");
     reply.setHeader("content-security-policy", "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'");
+    if (isolated) {
+      reply.setHeader("cross-origin-opener-policy", "same-origin");
+      reply.setHeader("cross-origin-embedder-policy", "require-corp");
+    }
     reply.end(file?.body);
   });
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));

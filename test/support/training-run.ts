@@ -38,8 +38,12 @@ export async function reportedRun({
 }
 
 /** How often a chain of timers, and one of messages, got their turn while `fit` ran `steps` steps. */
-export async function turnsDuringFit(steps: number): Promise<{ timers: number; messages: number }> {
-  const ek = await load();
+export async function turnsDuringFit({
+  steps,
+  batchSize = BATCH,
+  ...options
+}: { steps: number; batchSize?: number } & LoadOptions): Promise<{ timers: number; messages: number }> {
+  const ek = await load(options);
   const model = compiled(await referenceModel(ek));
   const count = { timers: 0, messages: 0 };
   let running = true;
@@ -55,9 +59,56 @@ export async function turnsDuringFit(steps: number): Promise<{ timers: number; m
   };
   setTimeout(timer);
   port2.postMessage(null);
-  await model.fit(noise(steps * BATCH * IMAGE, 1), noiseLabels(steps * BATCH, 10, 1), { batchSize: BATCH });
+  await model.fit(noise(steps * batchSize * IMAGE, 1), noiseLabels(steps * batchSize, 10, 1), { batchSize });
   running = false;
   port1.close();
   ek.dispose();
   return count;
+}
+
+/** What calls on a model say that are made while it computes, and whether what it computes is right all the same. */
+export async function callsWhileTraining(options: LoadOptions): Promise<{ errors: string[]; same: boolean }> {
+  const ek = await load(options);
+  const [x, y] = [noise(BATCH * IMAGE, 1), noiseLabels(BATCH, 10, 1)];
+  const [model, twin] = [compiled(await referenceModel(ek)), compiled(await referenceModel(ek))];
+  const predictor = model.predictor({ batchSize: BATCH });
+  const before = predictor.run(x).data.slice();
+  const errors: string[] = [];
+  const attempt = async (call: () => unknown) => {
+    try {
+      await call();
+    } catch (error) {
+      errors.push((error as Error).message);
+    }
+  };
+  for (let step = 0; step < 3; step++) {
+    const training = model.trainOnBatch(x, y);
+    await new Promise((resolve) => setTimeout(resolve));
+    // Some of these are met by a step that is over already, if the machine was held up.
+    const calls = [() => model.getWeights(), () => model.toBytes(), () => predictor.refresh(), () => model.predict(x)];
+    await Promise.all(calls.map(attempt));
+    // On memory of its own, and of this thread.
+    predictor.run(x);
+    await training;
+    await twin.trainOnBatch(x, y);
+  }
+  const same =
+    JSON.stringify(weightBits(model)) === JSON.stringify(weightBits(twin)) &&
+    predictor.run(x).data.every((value, i) => value === before[i]);
+  ek.dispose();
+  return { errors, same };
+}
+
+/** What becomes of a step whose runtime is disposed meanwhile. */
+export async function disposeWhileTraining(options: LoadOptions): Promise<string> {
+  const ek = await load(options);
+  const model = compiled(await referenceModel(ek));
+  const [x, y] = [noise(BATCH * IMAGE, 1), noiseLabels(BATCH, 10, 1)];
+  await model.trainOnBatch(x, y);
+  const training = model.trainOnBatch(x, y);
+  ek.dispose();
+  return training.then(
+    () => "done",
+    (error: Error) => `${error.name}: ${error.message}`,
+  );
 }
