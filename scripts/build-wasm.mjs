@@ -1,5 +1,6 @@
 // The Rust crate as WebAssembly: wasm-pack (cargo, wasm-bindgen), then wasm-opt. Makes ts/wasm/evenkeel.d.ts and
-// ts/wasm/evenkeel_bg.wasm; with --selftest the same crate with its test cases, in target/selftest/.
+// ts/wasm/evenkeel_bg.wasm, and with relaxed SIMD the same in target/relaxed/; with --selftest the same crate with its test
+// cases, in target/selftest/ and target/selftest-relaxed/.
 import { createHash } from "node:crypto";
 import {
   copyFileSync,
@@ -21,10 +22,20 @@ import { detect, root, toolFolder, tools } from "./toolchain.mjs";
  * @typedef {{ name: string, targetFeatures: string, cargoFeatures: string[], folder: string }} Variant
  */
 
-/** @type {Record<"library" | "selftest", Variant>} */
+const relaxedSimd = "+simd128,+relaxed-simd";
+
+// Threads need no variant: ts/runtime/threads/shared-module.ts.
+/** @type {Record<"library" | "relaxed" | "selftest" | "selftestRelaxed", Variant>} */
 const variants = {
   library: { name: "simd128", targetFeatures: "+simd128", cargoFeatures: [], folder: "ts/wasm" },
+  relaxed: { name: "relaxed", targetFeatures: relaxedSimd, cargoFeatures: [], folder: "target/relaxed" },
   selftest: { name: "selftest", targetFeatures: "+simd128", cargoFeatures: ["selftest"], folder: "target/selftest" },
+  selftestRelaxed: {
+    name: "selftest-relaxed",
+    targetFeatures: relaxedSimd,
+    cargoFeatures: ["selftest"],
+    folder: "target/selftest-relaxed",
+  },
 };
 
 const products = ["evenkeel.d.ts", "evenkeel_bg.wasm"];
@@ -101,6 +112,7 @@ export async function buildWasm(which = "library") {
   await must(process.execPath, [
     join(root, "node_modules", "binaryen", "bin", "wasm-opt"),
     ...wasmOptions,
+    ...(variant.targetFeatures === relaxedSimd ? ["--enable-relaxed-simd"] : []),
     join(packed, "evenkeel_bg.wasm"),
     ...["-o", join(packed, "evenkeel_bg.wasm.new")],
   ]);
@@ -149,6 +161,8 @@ function readJson(file) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await main(async () => {
-    await buildWasm(process.argv.includes("--selftest") ? "selftest" : "library");
+    const selftest = process.argv.includes("--selftest");
+    await buildWasm(selftest ? "selftest" : "library");
+    await buildWasm(selftest ? "selftestRelaxed" : "relaxed");
   });
 }

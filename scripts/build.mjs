@@ -1,4 +1,5 @@
-// The package: dist/index.js, dist/node.js and dist/cli.js, with the declarations in dist/types.
+// The package: dist/index.js, dist/node.js, dist/cli.js and dist/evenkeel-worker.js, the WebAssembly files, and the
+// declarations in dist/types.
 import {
   chmodSync,
   copyFileSync,
@@ -51,18 +52,21 @@ function slashes(path) {
   return path.split(sep).join("/");
 }
 
-/** @returns {ReturnType<typeof buildWasm>} */
+/** @returns {ReturnType<typeof buildWasm>} warnings of rustc, over all builds */
 export async function build() {
-  const built = await buildWasm();
+  const [library, relaxed] = [await buildWasm(), await buildWasm("relaxed")];
   const started = performance.now();
   // Built aside and then swapped in: a build that fails or is interrupted leaves the last one whole.
   const out = join(root, "target", "dist");
   rmSync(out, { recursive: true, force: true });
   await Promise.all([...Object.keys(bundles).map((name) => bundle(name, out)), declarations(join(out, "types"))]);
+  // For engines that take WebAssembly as modules (workerd), and for `precision: "fast"`.
+  copyFileSync(join(root, "ts/wasm/evenkeel_bg.wasm"), join(out, "evenkeel.wasm"));
+  copyFileSync(join(root, "target/relaxed/evenkeel_bg.wasm"), join(out, "evenkeel-relaxed.wasm"));
   rmSync(join(root, "dist"), { recursive: true, force: true });
   renameSync(out, join(root, "dist"));
   say(`dist: ${Object.keys(bundles).join(", ")}, types in ${((performance.now() - started) / 1000).toFixed(1)} s`);
-  return built;
+  return { warnings: library.warnings + relaxed.warnings };
 }
 
 /** @param {string} name @param {string} out */

@@ -156,7 +156,7 @@ fn tile<const V: usize, const P: usize>(
         for p in 0..P {
             let a = F32x4::splat(a[p]);
             for v in 0..V {
-                sums[p][v] = sums[p][v] + a * b[v];
+                sums[p][v] = a.mul_add(b[v], sums[p][v]);
             }
         }
     });

@@ -1,7 +1,8 @@
 //! Four f32 lanes and four i32 lanes, each with two bodies: wasm simd128, and portable arrays with the same lane order.
 //!
 //! Both bodies perform the same IEEE operations in the same order: the same bits (NaN payloads apart).
-//! There is no fused multiply-add: simd128 has none, and relaxed SIMD is another build with its own tolerance.
+//! There is no fused multiply-add: simd128 has none. The relaxed build, whose bits may differ between engines, has it in
+//! [`F32x4::mul_add`] and nowhere else.
 
 use core::ops::{Add, Div, Mul, Neg, Not, Sub};
 
@@ -59,6 +60,11 @@ mod body {
             // SAFETY: `y` is a reference to 16 writable bytes; v128.store needs no alignment.
             unsafe { v128_store(y.as_mut_ptr().cast(), self.0) }
         }
+        #[cfg(target_feature = "relaxed-simd")]
+        #[inline(always)]
+        pub(super) fn mul_add_(self, b: Self, c: Self) -> Self {
+            Self(f32x4_relaxed_madd(self.0, b.0, c.0))
+        }
         /// Lane-wise square root, correctly rounded.
         #[inline(always)]
         pub fn sqrt(self) -> Self {
@@ -72,11 +78,18 @@ mod body {
         /// `self < low ? low : self`: a NaN in `self` passes.
         #[inline(always)]
         pub fn at_least(self, low: Self) -> Self {
+            // The relaxed build's compiler would take a relaxed maximum for pmax: NaN need not pass through that.
+            #[cfg(target_feature = "relaxed-simd")]
+            return Self(v128_bitselect(low.0, self.0, f32x4_lt(self.0, low.0)));
+            #[cfg(not(target_feature = "relaxed-simd"))]
             Self(f32x4_pmax(self.0, low.0))
         }
         /// `high < self ? high : self`: a NaN in `self` passes.
         #[inline(always)]
         pub fn at_most(self, high: Self) -> Self {
+            #[cfg(target_feature = "relaxed-simd")]
+            return Self(v128_bitselect(high.0, self.0, f32x4_lt(high.0, self.0)));
+            #[cfg(not(target_feature = "relaxed-simd"))]
             Self(f32x4_pmin(self.0, high.0))
         }
         /// Lane-wise `self < other`.
@@ -397,6 +410,16 @@ impl F32x4 {
     pub const fn zero() -> Self {
         // SAFETY: both bodies are 16 bytes of plain lanes, for which all-zero bits are valid.
         unsafe { core::mem::zeroed() }
+    }
+
+    /// `self·b + c`, for sums of products: the product is rounded, then the sum; in the relaxed build both at once where the
+    /// engine can.
+    #[inline(always)]
+    pub fn mul_add(self, b: Self, c: Self) -> Self {
+        #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+        return self.mul_add_(b, c);
+        #[cfg(not(all(target_arch = "wasm32", target_feature = "relaxed-simd")))]
+        return c + self * b;
     }
 
     /// The first `len` values of `x` (0–4), the other lanes 0: for tails, see [`crate::reduce`].

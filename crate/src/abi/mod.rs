@@ -22,6 +22,11 @@ mod winograd;
 
 use core::ops::Range;
 
+/// Does nothing: a module that exports this is the relaxed build.
+#[cfg(target_feature = "relaxed-simd")]
+#[wasm_bindgen::prelude::wasm_bindgen]
+pub fn relaxed_simd() {}
+
 /// `len` values at the byte offset `offset`.
 ///
 /// # Safety

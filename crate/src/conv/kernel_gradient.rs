@@ -165,7 +165,7 @@ fn multiply<const M: usize>(sums: &mut [[F32x4; 2]; M], dy: &[f32; WIDTH], x: &[
     let dy = [F32x4::load(&dy[..LANES]), F32x4::load(&dy[LANES..])];
     for m in 0..M {
         let x = F32x4::splat(x[m]);
-        sums[m] = [sums[m][0] + x * dy[0], sums[m][1] + x * dy[1]];
+        sums[m] = [x.mul_add(dy[0], sums[m][0]), x.mul_add(dy[1], sums[m][1])];
     }
 }
 

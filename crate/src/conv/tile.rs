@@ -223,7 +223,7 @@ fn tile<const P: usize>(y: &mut [f32], x: &[f32], panel: &[f32], pixels: &mut Pi
                 let w = halves(&w[k]);
                 for p in 0..P {
                     let x = F32x4::splat(x[p][k]);
-                    sums[p] = [sums[p][0] + x * w[0], sums[p][1] + x * w[1]];
+                    sums[p] = [x.mul_add(w[0], sums[p][0]), x.mul_add(w[1], sums[p][1])];
                 }
             }
         }
@@ -291,7 +291,7 @@ fn gathered(
                         let w = halves(w);
                         for p in 0..PIXELS {
                             let x = F32x4::splat(values[p]);
-                            sums[p] = [sums[p][0] + x * w[0], sums[p][1] + x * w[1]];
+                            sums[p] = [x.mul_add(w[0], sums[p][0]), x.mul_add(w[1], sums[p][1])];
                         }
                     }
                     term += weights.run;

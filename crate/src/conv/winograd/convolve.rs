@@ -130,7 +130,7 @@ fn multiply(
                 let w = [F32x4::load(w), F32x4::load(&w[LANES..])];
                 for (t, sums) in sums.iter_mut().enumerate() {
                     let x = F32x4::splat(x[t]);
-                    *sums = [sums[0] + x * w[0], sums[1] + x * w[1]];
+                    *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
                 }
             }
             for (products, sums) in products.iter_mut().zip(sums) {

@@ -137,7 +137,7 @@ fn add_product(to: &mut Sums, x: &[[f32; LANES]], dy: &[[f32; WIDTH]]) {
         let dy = [F32x4::load(dy), F32x4::load(&dy[LANES..])];
         for (c, sums) in sums.iter_mut().enumerate() {
             let x = F32x4::splat(x[c]);
-            *sums = [sums[0] + x * dy[0], sums[1] + x * dy[1]];
+            *sums = [x.mul_add(dy[0], sums[0]), x.mul_add(dy[1], sums[1])];
         }
     }
     for (to, sums) in to.iter_mut().zip(sums) {
