@@ -164,7 +164,7 @@ describe("a worker that ends", () => {
   }
 
   // In forward; in backward; where the gradient is written in place.
-  test.each(["conv2d_forward", "conv2d_backward_kernel", "activation_backward_in_place", "sum_squares"])(
+  test.each(["conv2d_forward", "conv2d_backward_kernel", "activation_backward_from_output", "sum_squares"])(
     "in the middle of %s: the step is refused, nothing has changed, and the next one has new workers",
     async (kernel) => {
       const { ek, model, twin } = await twins(kernel);

@@ -21,49 +21,18 @@ pub fn activation_apply(y: u32, len: u32, chunk: u32, kind: u32, p0: f32, p1: f3
     activation::apply(y, kind, p0, p1);
 }
 
-/// dx = dy·f′(x) from the pre-activation x.
+/// dy ← dy·f′(x) from the pre-activation x, in place.
 #[wasm_bindgen]
-pub fn activation_backward(
-    dx: u32,
-    dy: u32,
-    x: u32,
-    len: u32,
-    chunk: u32,
-    kind: u32,
-    p0: f32,
-    p1: f32,
-    begin: u32,
-    end: u32,
-) {
+pub fn activation_backward(dy: u32, x: u32, len: u32, chunk: u32, kind: u32, p0: f32, p1: f32, begin: u32, end: u32) {
     let elements = span(begin, end, chunk, len);
     // SAFETY: the promise of crate::abi.
-    let (dx, dy, x) = unsafe { (part_mut(dx, &elements), part(dy, &elements), part(x, &elements)) };
-    activation::backward(dx, dy, x, kind, p0, p1);
+    let (dy, x) = unsafe { (part_mut(dy, &elements), part(x, &elements)) };
+    activation::backward(dy, x, kind, p0, p1);
 }
 
-/// dx = dy·f′(x) from y = f(x); not for SiLU and GELU.
+/// The same from y = f(x); not for SiLU and GELU.
 #[wasm_bindgen]
 pub fn activation_backward_from_output(
-    dx: u32,
-    dy: u32,
-    y: u32,
-    len: u32,
-    chunk: u32,
-    kind: u32,
-    p0: f32,
-    p1: f32,
-    begin: u32,
-    end: u32,
-) {
-    let elements = span(begin, end, chunk, len);
-    // SAFETY: the promise of crate::abi.
-    let (dx, dy, y) = unsafe { (part_mut(dx, &elements), part(dy, &elements), part(y, &elements)) };
-    activation::backward_from_output(dx, dy, y, kind, p0, p1);
-}
-
-/// dy ← dy·f′(x) from y = f(x), in place; not for SiLU and GELU.
-#[wasm_bindgen]
-pub fn activation_backward_in_place(
     dy: u32,
     y: u32,
     len: u32,
@@ -77,5 +46,5 @@ pub fn activation_backward_in_place(
     let elements = span(begin, end, chunk, len);
     // SAFETY: the promise of crate::abi.
     let (dy, y) = unsafe { (part_mut(dy, &elements), part(y, &elements)) };
-    activation::backward_in_place(dy, y, kind, p0, p1);
+    activation::backward_from_output(dy, y, kind, p0, p1);
 }

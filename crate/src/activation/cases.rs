@@ -1,6 +1,6 @@
 //! Activations' test cases.
 
-use super::{apply, backward, backward_from_output, backward_in_place, derivatives, forward, kind};
+use super::{apply, backward, backward_from_output, derivatives, forward, kind};
 use crate::oracle;
 use crate::selftest::{Case, Check, Random};
 use crate::simd::F32x4;
@@ -83,17 +83,15 @@ fn one_kind(check: &mut Check, kind: u32, [p0, p1]: [f32; 2]) {
         apply(&mut in_place, kind, p0, p1);
         assert_eq!(in_place, y);
 
-        let mut dx = vec![0.0; len];
-        backward(&mut dx, &dy, &x, kind, p0, p1);
+        let mut dx = dy.clone();
+        backward(&mut dx, &x, kind, p0, p1);
         check.f32s("dx", &dx, &want_dx, |i| bounds(i).slope * scale(i) + product(i));
         if kind == kind::SILU || kind == kind::GELU {
             continue;
         }
-        backward_from_output(&mut dx, &dy, &y, kind, p0, p1);
+        let mut dx = dy.clone();
+        backward_from_output(&mut dx, &y, kind, p0, p1);
         check.f32s("dx from y", &dx, &want_dx, |i| bounds(i).output_slope * scale(i) + product(i));
-        let mut in_place = dy.clone();
-        backward_in_place(&mut in_place, &y, kind, p0, p1);
-        assert_eq!(in_place, dx);
     }
 }
 
@@ -166,11 +164,11 @@ mod tests {
     #[test]
     fn at_a_kink_the_slope_is_0_or_alpha() {
         let slope = |kind: u32, z: f32, [p0, p1]: [f32; 2]| {
-            let (mut dx, mut from_output) = ([9.0], [9.0]);
-            backward(&mut dx, &[1.0], &[z], kind, p0, p1);
+            let (mut dx, mut from_output) = ([1.0], [1.0]);
+            backward(&mut dx, &[z], kind, p0, p1);
             let mut y = [z];
             apply(&mut y, kind, p0, p1);
-            backward_from_output(&mut from_output, &[1.0], &y, kind, p0, p1);
+            backward_from_output(&mut from_output, &y, kind, p0, p1);
             assert_eq!(dx, from_output, "kind {kind} at {z}");
             dx[0]
         };

@@ -293,17 +293,12 @@ pub fn apply(y: &mut [f32], kind: u32, p0: f32, p1: f32) {
     with_activation!(kind, p0, p1, |f| update(y, [], |y, []| f.value(y)));
 }
 
-/// dx = dy·f′(x) from the pre-activation x.
-pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], kind: u32, p0: f32, p1: f32) {
-    with_activation!(kind, p0, p1, |f| map(dx, [dy, x], |[dy, x]| dy * f.slope(x)));
+/// dy ← dy·f′(x) from the pre-activation x, in place.
+pub fn backward(dy: &mut [f32], x: &[f32], kind: u32, p0: f32, p1: f32) {
+    with_activation!(kind, p0, p1, |f| update(dy, [x], |dy, [x]| dy * f.slope(x)));
 }
 
-/// dx = dy·f′(x) from y = f(x); not for SiLU and GELU.
-pub fn backward_from_output(dx: &mut [f32], dy: &[f32], y: &[f32], kind: u32, p0: f32, p1: f32) {
-    with_activation!(kind, p0, p1, |f| map(dx, [dy, y], |[dy, y]| dy * f.slope_at_output(y)));
-}
-
-/// [`backward_from_output`] in place: dy becomes dx.
-pub fn backward_in_place(dy: &mut [f32], y: &[f32], kind: u32, p0: f32, p1: f32) {
+/// The same from y = f(x); not for SiLU and GELU.
+pub fn backward_from_output(dy: &mut [f32], y: &[f32], kind: u32, p0: f32, p1: f32) {
     with_activation!(kind, p0, p1, |f| update(dy, [y], |dy, [y]| dy * f.slope_at_output(y)));
 }

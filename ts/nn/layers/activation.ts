@@ -63,10 +63,9 @@ export class ActivationOperation implements Operation {
     return {
       y: this.emitInference(emission, inputs),
       backward: (dy) => {
-        const dx = emission.values("dx", length);
         const chunks = elementChunks(length);
-        emission.program.call("activation_backward", chunks, dx, dy, x, length, ELEMENTS, kind, p0, p1);
-        return [dx];
+        emission.program.call("activation_backward", chunks, dy, x, length, ELEMENTS, kind, p0, p1);
+        return [dy];
       },
     };
   }
@@ -96,7 +95,17 @@ export function emitFusedBackward(emission: Emission, code: ActivationCode, dy: 
   if (code.kind === 0) return;
   const length = emission.outputSize;
   const { kind, p0, p1 } = code;
-  emission.program.call("activation_backward_in_place", elementChunks(length), dy, y, length, ELEMENTS, kind, p0, p1);
+  emission.program.call(
+    "activation_backward_from_output",
+    elementChunks(length),
+    dy,
+    y,
+    length,
+    ELEMENTS,
+    kind,
+    p0,
+    p1,
+  );
 }
 
 /** Options of `layers.activation`. */
