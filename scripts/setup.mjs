@@ -2,7 +2,7 @@
 // What is there is looked up anew each time (toolchain.mjs), so no record of an earlier set-up can be wrong; what is
 // made appears under its name only when it is complete. Node's own modules only: nothing else may be there yet.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Interrupted, main, must, run, Stop, say } from "./process.mjs";
 import {
@@ -11,9 +11,11 @@ import {
   detect,
   findBrowser,
   findLinter,
+  findRuntimes,
   hasTool,
   program,
   root,
+  runtimesFolder,
   toolFolder,
   toolsFolder,
   wanted,
@@ -43,27 +45,29 @@ export async function setup({ test = false } = {}) {
   return test ? await installForTests() : [];
 }
 
-/** npm's own record of what it installed, which it writes last, against what is asked for. */
-function packagesAreCurrent() {
-  const record = join(root, "node_modules", ".package-lock.json");
+/** npm's own record of what it installed, which it writes last, against what is asked for. @param {string} folder */
+function packagesAreCurrent(folder) {
+  const record = join(folder, "node_modules", ".package-lock.json");
   if (!existsSync(record)) return false;
-  const { packages: asked } = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
+  const { packages: asked } = JSON.parse(readFileSync(join(folder, "package-lock.json"), "utf8"));
   const { packages: installed } = JSON.parse(readFileSync(record, "utf8"));
   return Object.entries(asked).every(([path, { version, integrity, optional }]) => {
     if (path === "") return true;
     // Packages for other systems are not installed.
     if (!installed[path]) return optional === true;
     return (
-      installed[path].version === version && installed[path].integrity === integrity && existsSync(join(root, path))
+      installed[path].version === version && installed[path].integrity === integrity && existsSync(join(folder, path))
     );
   });
 }
 
-async function installPackages() {
-  if (packagesAreCurrent()) return;
-  say("npm ci: node_modules is not what package-lock.json asks for");
+async function installPackages(folder = root) {
+  if (packagesAreCurrent(folder)) return;
+  const where = relative(root, folder);
+  say(`npm ci${where && ` in ${where}`}: node_modules is not what package-lock.json asks for`);
   const args = [
     "ci",
+    ...(where ? ["--prefix", where] : []),
     "--include=dev",
     "--include=optional",
     "--ignore-scripts",
@@ -232,8 +236,21 @@ function isRunning(pid) {
   }
 }
 
-/** Clippy, rustfmt and a browser; returns what is still missing. What cannot be had is a failure under CI, elsewhere a test that is skipped. */
+/** Deno, Bun and workerd. A clone that has none of them to install has no such tests. */
+async function installRuntimes() {
+  if (!existsSync(join(runtimesFolder, "package-lock.json"))) return;
+  try {
+    await installPackages(runtimesFolder);
+  } catch (error) {
+    // Without them most tests still run.
+    if (!(error instanceof Stop) || error instanceof Interrupted) throw error;
+    say(error.message);
+  }
+}
+
+/** Clippy, rustfmt, a browser and other runtimes; returns what is still missing. What cannot be had is a failure under CI, elsewhere a test that is skipped. */
 async function installForTests() {
+  await installRuntimes();
   const needs = () => ({ linter: findLinter() === undefined, browser: findBrowser() === undefined });
   let lacks = needs();
   if (lacks.linter && program("rustup")) {
@@ -259,6 +276,9 @@ async function installForTests() {
           `the browser tests: no Chromium, Chrome or Edge found; install one${debian ? ", sudo apt-get install chromium" : ""}`,
         ]
       : []),
+    ...Object.entries(findRuntimes())
+      .filter(([, path]) => path === undefined && existsSync(runtimesFolder))
+      .map(([name]) => `the tests in ${name}: npm has no program for this system in test/runtimes/package.json`),
   ];
   if (missing.length > 0 && process.env.CI === "true") {
     throw new Stop(`Under CI=true nothing is skipped, and these cannot run:\n  ${missing.join("\n  ")}`);

@@ -203,6 +203,28 @@ export function findBrowser() {
   );
 }
 
+/** The package whose packages are the runtimes that the tests train in. */
+export const runtimesFolder = join(root, "test", "runtimes");
+
+/**
+ * The programs of other runtimes, where they are installed.
+ * @returns {Record<"deno" | "bun" | "workerd", string | undefined>}
+ */
+export function findRuntimes() {
+  /** @param {string} scope @param {RegExp} name @param {string[]} path */
+  const find = (scope, name, ...path) => {
+    const folder = join(runtimesFolder, "node_modules", scope);
+    const installed = existsSync(folder) ? readdirSync(folder).find((entry) => name.test(entry)) : undefined;
+    const file = installed && join(folder, installed, ...path);
+    return file && existsSync(file) ? file : undefined;
+  };
+  return {
+    deno: find("@deno", /./, "deno"),
+    bun: find("@oven", /^bun-/, "bin", "bun"),
+    workerd: find("@cloudflare", /^workerd-/, "bin", "workerd"),
+  };
+}
+
 /**
  * What builds. `native` builds for this machine: the tools, and `cargo test`.
  * @returns {{ native: Rust | undefined, wasm: WasmRoute | undefined, missingTools: Tool[] }}

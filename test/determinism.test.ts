@@ -1,17 +1,13 @@
 // Same seed, same bits: between runs, threads and machines.
-import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { type Evenkeel, load } from "evenkeel";
 import { beforeAll, describe, expect, test } from "vitest";
 import { bundle, inWorker } from "./support/bundle.js";
+import { sha256 } from "./support/hash.js";
 import { compiled, noise, noiseLabels, smallModel, weightBits } from "./support/reference-model.js";
 import { type TrainingRun, trainingRun } from "./support/training-run.js";
 
 const STEPS = 20;
-
-function sha256(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
-}
 
 describe("the reference model on seeded noise", () => {
   let run: TrainingRun;

@@ -3,6 +3,7 @@
 /** What Evenkeel uses of `process`, where there is one. */
 interface NodeProcess {
   getBuiltinModule?(name: string): unknown;
+  readonly versions?: { readonly bun?: string };
 }
 
 interface NodeWorker {
@@ -18,10 +19,11 @@ interface WorkerThreads {
   readonly Worker: new (address: URL | string, options: object) => NodeWorker;
 }
 
+const { process: nodeProcess } = globalThis as { readonly process?: NodeProcess };
+
 /** A module that Node brings, in Node and in what follows it. Not by import: bundlers for browsers stumble over it. */
 function builtin<T>(name: string): T | undefined {
-  const { process } = globalThis as { readonly process?: NodeProcess };
-  return process?.getBuiltinModule?.(name) as T | undefined;
+  return nodeProcess?.getBuiltinModule?.(name) as T | undefined;
 }
 
 /** Fetches an address; a file too, where the engine's own fetch refuses that. */
@@ -119,6 +121,8 @@ function startWebWorker(address: URL | string | undefined, events: ThreadEvents)
 function startNodeWorker({ Worker }: WorkerThreads, address: URL | string | undefined, events: ThreadEvents): Thread {
   const file = address === undefined ? new URL("./evenkeel-worker.js", import.meta.url) : new URL(address);
   let stopped = false;
+  // Bun has it not, and says so on the console.
+  const told = nodeProcess?.versions?.bun === undefined;
   // Without the flags of this process: a loader or an inspector is not for the worker.
   const worker = new Worker(file, { execArgv: [], name: "evenkeel" });
   worker.on("message", (data: unknown) => events.message(data));
@@ -136,6 +140,6 @@ function startNodeWorker({ Worker }: WorkerThreads, address: URL | string | unde
       return worker.terminate();
     },
     // −1 once the thread was asked to end; the exit event would need a turn of this thread's event loop.
-    ended: () => (worker.performance?.eventLoopUtilization?.().idle ?? 0) < 0,
+    ended: () => told && (worker.performance?.eventLoopUtilization?.().idle ?? 0) < 0,
   };
 }
