@@ -20,9 +20,9 @@ function lines(model: Model, options?: SummaryOptions): string[] {
   return printed;
 }
 
-/** The peak and B, as the last line says them. */
+/** The peak and B, as a line says them. */
 function training(model: Model, batchSize: number): { peak: number; base: number } {
-  const line = lines(model, { batchSize }).at(-1) as string;
+  const line = lines(model, { batchSize }).find((one) => one.startsWith("training")) as string;
   const [, peak, base] = /peak ([\d,]+) bytes = [\d.]+·B, at most 1\.5·B; B = ([\d,]+) bytes/.exec(line) ?? [];
   const number = (text: string | undefined) => Number(text?.replaceAll(",", ""));
   return { peak: number(peak), base: number(base) };
@@ -42,9 +42,9 @@ function baseOf(model: Model, batch: number, slots: number): number {
   return 4 * (2 + slots) * count(false) + 4 * count(true) + 4 * batch * outputs;
 }
 
-const { batchNormalization, conv2d, dense, dropout, flatten, maxPooling2d } = layers;
+const { batchNormalization, conv2d, dense, dropout, flatten, globalAveragePooling2d, maxPooling2d } = layers;
 const relu = (filters: number) => conv2d({ filters, kernelSize: 3, padding: "same", activation: "relu" });
-const silu = () => conv2d({ filters: 16, kernelSize: 3, padding: "same", activation: "silu" });
+const silu = () => silus(16);
 const gelu = () => dense({ units: 512, activation: "gelu" });
 
 /** Networks in which something is large: name, sample, layers before the last one, batch. */
@@ -59,9 +59,13 @@ const odd: [string, number[], () => Layer[], number][] = [
   ["kernels larger than their outputs", [6, 6, 128], () => [wide(), wide(), flatten()], 8],
   ["many layers", [16, 16, 4], () => [...Array.from({ length: 12 }, () => block()).flat(), flatten()], 32],
   ["overlapping windows", [32, 32, 8], () => [maxPooling2d({ poolSize: 3, strides: 1 }), flatten()], 32],
+  ["one wide output before global pooling", [16, 16, 3], () => [relu(128), globalAveragePooling2d()], 32],
+  ["the same with a batch norm", [16, 16, 3], () => [relu(128), batchNormalization(), globalAveragePooling2d()], 32],
+  ["the same that keeps its pre-activation", [16, 16, 3], () => [silus(64), maxPooling2d(), flatten()], 32],
   ["no layer but the last", [784], () => [], 32],
   ["one sample", [8, 8, 3], () => [relu(4), flatten()], 1],
 ];
+const silus = (filters: number) => conv2d({ filters, kernelSize: 3, padding: "same", activation: "silu" });
 const stride = () => conv2d({ filters: 8, kernelSize: 5, strides: 4 });
 const wide = () => conv2d({ filters: 256, kernelSize: 3 });
 const block = () => [relu(16), batchNormalization()];
@@ -92,6 +96,25 @@ describe("a training session's arena holds what summary() says, at most 1.5·B:"
       const sample = shape.reduce((a, b) => a * b);
       await check(model, sample, batch, slots);
     }
+  });
+
+  test("a step that must be cut for that into micro-batches gives the gradients of the step in one", async () => {
+    const gradients: Float32Array[][] = [];
+    // What comes before decides whether one layer's output is most of all.
+    for (const before of [[], Array.from({ length: 8 }, () => layers.activation({ activation: "linear" }))]) {
+      const rest = [...before, relu(64), globalAveragePooling2d(), dense({ units: 10, activation: "softmax" })];
+      const model = compiled(await sequential([layers.input({ shape: [16, 16, 32] }), ...rest], { runtime: ek }));
+      const [x, y] = [noise(24 * 8192, 1), noiseLabels(24, 10, 1)];
+      expect(lines(model, { batchSize: 24 }).some((line) => /^in micro-batches of 12:/.test(line))).toBe(
+        before.length === 0,
+      );
+      await model.trainOnBatch(x, y);
+      gradients.push(model.getGradients().map(({ data }) => data));
+    }
+    gradients[1]?.forEach((want, i) => {
+      const distance = Math.hypot(...want.map((value, at) => value - (gradients[0]?.[i]?.[at] as number)));
+      expect(distance / Math.hypot(...want)).toBeLessThan(1e-5);
+    });
   });
 
   test("also on the way there: nothing old is kept beside what replaces it", async () => {

@@ -1,4 +1,4 @@
-import { adviseOnNonFinite, checkLabels, countSamples, type Labels, type Samples, valuesOf } from "../data/arrays.js";
+import { adviseOnNonFinite, checkLabels, countSamples, type Labels, type Samples } from "../data/arrays.js";
 import { ArraySource, type BatchSource } from "../data/source.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
@@ -209,6 +209,7 @@ export class Model {
       parameters: this.#parameters,
       loss,
       optimizer: optimizer.start(),
+      memoryBase: (batch) => memoryBase(this.inputShape, this.#graph, this.#parameters, batch, optimizer.slots),
     });
     this.#compiled = { loss, classes, accuracy: metrics.includes("accuracy"), trainer, slots: optimizer.slots };
   }
@@ -288,10 +289,8 @@ export class Model {
     const whole = { batch: count, microBatch: count };
     compiled.trainer.prepare(whole);
     const means = new Means(compiled.accuracy);
-    const fill = (input: Float32Array, labels: Int32Array) => {
-      input.set(valuesOf(x));
-      labels.set(y);
-    };
+    const source = new ArraySource({ x, y, end: count });
+    const fill = (input: Float32Array, labels: Int32Array) => source.next(input, labels);
     const advise = () => adviseOnNonFinite(x, count, this.inputShape);
     means.add(await this.#locked("trainOnBatch", () => compiled.trainer.step(whole, fill, advise)), count);
     return means.values;

@@ -2,14 +2,21 @@ import type { OptimizerRun } from "../optim/optimizer.js";
 import { NonFiniteError, WorkerError } from "../runtime/errors.js";
 import type { Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { type Shape, sizeOf } from "../runtime/shape.js";
+import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
 import { Workspace } from "../runtime/workspace.js";
-import { type AccumulationCosts, type AccumulationPlan, planAccumulation, runAccumulation } from "./accumulate.js";
+import { type AccumulationPlan, planAccumulation, runAccumulation } from "./accumulate.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import type { LossSum, SparseCategoricalCrossentropy } from "./losses.js";
 import type { Parameters } from "./parameters.js";
 import { findNonFinite, planTraining, type TrainingPlan, type TrainingRequest } from "./plan.js";
+import type { TrainingCosts } from "./summary.js";
+
+// What a session may hold of the bytes that it is measured by; where it is little, whole cache lines may be more.
+const MOST_MEMORY = 1.5;
+const SMALL_MEMORY = 4096;
+// Micro-batches that a batch is cut into for that; more would cost more than they save.
+const CUTS = [1, 2, 4, 8];
 
 /** A batch, and how many samples go through the layers at a time. */
 export interface Split {
@@ -38,6 +45,8 @@ export class Trainer {
   readonly #optimizer: OptimizerRun;
   readonly #layers: readonly Layer[];
   readonly #plans = new Map<number, TrainingPlan>();
+  readonly #memoryBase: (batch: number) => number;
+  readonly #fittingMicroBatches = new Map<number, number>();
   readonly #accumulations = new Map<string, AccumulationPlan>();
   /** What steps in micro-batches keep between their programs. */
   readonly #kept: Workspace;
@@ -51,6 +60,7 @@ export class Trainer {
     parameters,
     loss,
     optimizer,
+    memoryBase,
   }: {
     readonly runtime: Runtime;
     readonly workspace: Workspace;
@@ -59,6 +69,8 @@ export class Trainer {
     readonly parameters: Parameters;
     readonly loss: SparseCategoricalCrossentropy;
     readonly optimizer: OptimizerRun;
+    /** Bytes that training with such a batch is measured by. */
+    readonly memoryBase: (batch: number) => number;
   }) {
     this.#runtime = runtime;
     this.#workspace = workspace;
@@ -68,6 +80,7 @@ export class Trainer {
     this.#parameters = parameters;
     this.#loss = loss;
     this.#optimizer = optimizer;
+    this.#memoryBase = memoryBase;
     this.#layers = [...new Set(nodes.map(({ layer }) => layer))];
   }
 
@@ -77,18 +90,15 @@ export class Trainer {
    * @throws {StateError | ShapeError} when a layer cannot train so, {@link MemoryLimitError} when there is no room.
    */
   prepare(split: Split): void {
-    if (isSplit(split)) this.#splitPlan(split);
-    else this.#wholePlan(split.batch);
+    const fitting = this.#fitting(split);
+    if (isSplit(fitting)) this.#splitPlan(fitting);
+    else this.#wholePlan(fitting.batch);
   }
 
   /** Bytes that the arena holds while such steps run, and what micro-batches cost. @throws as `prepare`. */
-  costs(split: Split): { readonly peak: number; readonly accumulation: AccumulationCosts | null } {
-    const { bytes } = this.#parameters;
-    const request = this.#request(split.batch);
-    if (!isSplit(split)) return { peak: bytes + planTraining(request).program.place(), accumulation: null };
-    const { programs, kept, costs } = planAccumulation(request, split.microBatch);
-    const workspace = Math.max(...programs.map((program) => program.place()));
-    return { peak: bytes + kept.place() + workspace, accumulation: costs };
+  costs(split: Split): Pick<TrainingCosts, "microBatch" | "peak" | "accumulation"> {
+    const fitting = this.#fitting(split);
+    return { microBatch: fitting.microBatch, ...this.#costs(fitting) };
   }
 
   /** Drops all plans. */
@@ -100,6 +110,7 @@ export class Trainer {
     }
     this.#accumulations.clear();
     this.#kept.dispose();
+    this.#fittingMicroBatches.clear();
   }
 
   /**
@@ -112,9 +123,10 @@ export class Trainer {
   step(split: Split, fill: FillBatch, advise: () => string): Promise<LossSum> {
     return this.#workspace.exclusive(async () => {
       try {
-        return await (isSplit(split)
-          ? this.#stepSplit(split, fill, advise)
-          : this.#stepWhole(split.batch, fill, advise));
+        const fitting = this.#fitting(split);
+        return await (isSplit(fitting)
+          ? this.#stepSplit(fitting, fill, advise)
+          : this.#stepWhole(fitting.batch, fill, advise));
       } catch (error) {
         // What lasts is changed by this thread alone.
         if (!(error instanceof WorkerError)) throw error;
@@ -163,6 +175,34 @@ export class Trainer {
     for (const statistics of plan.staged) statistics.commit(runtime);
     for (const commit of plan.commits) commit();
     return sums;
+  }
+
+  /**
+   * How the steps are run. A batch whose plan takes too much memory, because one layer's output is most of all outputs and
+   * has its gradient beside it, is cut into as few micro-batches as take less, if there are such.
+   */
+  #fitting(split: Split): Split {
+    if (isSplit(split)) return split;
+    this.#forgetOld();
+    const { batch } = split;
+    const microBatch = this.#fittingMicroBatches.get(batch) ?? this.#findMicroBatch(batch);
+    this.#fittingMicroBatches.set(batch, microBatch);
+    return { batch, microBatch };
+  }
+
+  #findMicroBatch(batch: number): number {
+    const most = MOST_MEMORY * this.#memoryBase(batch) + SMALL_MEMORY;
+    const candidates = CUTS.map((parts) => ceilDiv(batch, parts));
+    return candidates.find((microBatch) => this.#costs({ batch, microBatch }).peak <= most) ?? batch;
+  }
+
+  #costs(split: Split): Pick<TrainingCosts, "peak" | "accumulation"> {
+    const { bytes } = this.#parameters;
+    const request = this.#request(split.batch);
+    if (!isSplit(split)) return { peak: bytes + planTraining(request).program.place(), accumulation: null };
+    const { programs, kept, costs } = planAccumulation(request, split.microBatch);
+    const workspace = Math.max(...programs.map((program) => program.place()));
+    return { peak: bytes + kept.place() + workspace, accumulation: costs };
   }
 
   #wholePlan(batch: number): TrainingPlan {
