@@ -53,24 +53,29 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
             let pixels = core::array::from_fn(|t| grid.patch(x, outside, first + group * GROUP + t));
             transform_patches(patches, group, pixels, g.in_channels);
         }
+        let mut classes = [[[0; 2]; 2]; BLOCK];
+        if bias.len() > g.out_channels {
+            for (classes, tile) in classes.iter_mut().zip(block.clone()) {
+                *classes = grid.classes(tile);
+            }
+        }
         for (panel, kernel) in packed.chunks_exact(panel_len(g.in_channels)).enumerate() {
             multiply(&mut products, patches, kernel, block.len(), depth);
+            // With one bias for all outputs the class never changes; with a map it seldom does.
             let finish =
                 |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), panel * WIDTH, g.out_channels);
-            let one = finish(0);
+            let mut current = (0, finish(0));
             for (t, tile) in block.clone().enumerate() {
-                let finishes = if bias.len() > g.out_channels {
-                    grid.classes(tile).map(|row| row.map(finish))
-                } else {
-                    [[one; 2]; 2]
-                };
                 let point = |i: usize, at: usize| F32x4::load(&products[i][t][at..]);
                 let [low, high] = [0, LANES]
                     .map(|at| transform::outputs([0, 4, 8, 12].map(|i| [0, 1, 2, 3].map(|j| point(i + j, at)))));
                 for (i, row) in grid.outputs(tile).into_iter().enumerate() {
                     for (j, at) in row.into_iter().enumerate() {
                         if let Some(at) = at {
-                            finishes[i][j].store(&mut y[at + panel * WIDTH..], [low[i][j], high[i][j]]);
+                            if classes[t][i][j] != current.0 {
+                                current = (classes[t][i][j], finish(classes[t][i][j]));
+                            }
+                            current.1.store(&mut y[at + panel * WIDTH..], [low[i][j], high[i][j]]);
                         }
                     }
                 }
