@@ -26,7 +26,7 @@ const bare: [Layer, Record<string, unknown>][] = [
       ...{ name: "batch_normalization", axis: -1, momentum: 0.99, epsilon: 1e-3, center: true, scale: true },
       ...{ debias: true, varianceRule: "biased", groupSize: null, groupVariance: "mean" },
       ...{ onSingleValue: "error", activation: "linear" },
-      ...{ gammaInitializer: "ones", betaInitializer: "zeros" },
+      ...{ renorm: null, gammaInitializer: "ones", betaInitializer: "zeros" },
       ...{ movingMeanInitializer: "zeros", movingVarianceInitializer: "ones" },
       parametersTrainable: true,
     },
@@ -57,6 +57,7 @@ const bare: [Layer, Record<string, unknown>][] = [
 const norm = {
   ...({ axis: 1, momentum: "cumulative", epsilon: 1e-5, center: false, scale: false, debias: false } as const),
   ...({ varianceRule: "unbiased", onSingleValue: "skipUpdate", activation: { type: "elu", alpha: 0.5 } } as const),
+  renorm: { rule: "paper", rMax: { from: 1, to: 3, start: 5, end: 40 }, dMax: 5 },
   ...({ gammaInitializer: 2, betaInitializer: "ones", movingMeanInitializer: [0, 1, 2, 3, 4, 5, 6, 7, 8] } as const),
   movingVarianceInitializer: 3,
   ...({ groupSize: 2, groupVariance: "merged" } as const),

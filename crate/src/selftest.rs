@@ -87,6 +87,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::average_pool::cases::CASES,
         crate::batchnorm::cases::CASES,
         crate::batchnorm::double_backward_cases::CASES,
+        crate::batchnorm::renorm::cases::CASES,
         crate::conv::cases::CASES,
         crate::dropout::cases::CASES,
         crate::conv::winograd::cases::CASES,

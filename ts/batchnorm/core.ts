@@ -4,6 +4,7 @@ import { CountedValues, partOf } from "./counted.js";
 import type { Group, Groups } from "./groups.js";
 import { emitGradientSums, emitInputGradient, emitNormalize, emitStatistics } from "./kernels.js";
 import { type Permutation, Rows } from "./permutation.js";
+import { emitCorrection, emitKerasUpdate, type RenormSettings } from "./renorm.js";
 
 /** What the core reads and writes besides the data; null where the batch norm has none. */
 export interface BatchNormRegions {
@@ -29,6 +30,8 @@ export interface CoreSettings {
   readonly correction: (count: number) => number;
   /** What becomes of a group of one value a channel; who must not have one checks that before. */
   readonly onSingleValue: "error" | "useRunning" | "skipUpdate";
+  /** Where a batch's own statistics normalise. */
+  readonly renorm: RenormSettings | null;
 }
 
 /** A group and what it is normalised with. */
@@ -41,6 +44,8 @@ export interface StatisticsSet {
   /** Whether the triple is a function of x, so that gradients flow through it. */
   readonly fromBatch: boolean;
   readonly coefficients: Region;
+  /** r and d, f64: [2][channels]; null for 1 and 0. */
+  readonly renorm: Region | null;
 }
 
 /**
@@ -60,6 +65,8 @@ export class BatchNormCore {
   readonly #counted: CountedValues;
   /** What the calls after the statistics work with. */
   #sets: readonly StatisticsSet[] = [];
+  /** r and d of all groups, f64: [groups][2][channels]. */
+  #renorm: Region | null = null;
 
   /** To be made before the program's first call, if there is a mask. */
   constructor(program: Program, settings: CoreSettings, constants: Constants = program.constants) {
@@ -82,6 +89,11 @@ export class BatchNormCore {
   /** What the calls after the statistics work with, group by group. */
   get sets(): readonly StatisticsSet[] {
     return this.#sets;
+  }
+
+  /** r and d of all groups, f64: [groups][2][channels]; null without renorm or with running statistics. */
+  get renorm(): Region | null {
+    return this.#renorm;
   }
 
   /** Whether the statistics that were taken last are, at least for one group, those of the batch: `notFinite` tells of them. */
@@ -117,6 +129,7 @@ export class BatchNormCore {
     const alone = parts.length === 1;
     const rows = this.#rows.of(x);
     let running: Omit<StatisticsSet, "group"> | null = null;
+    this.#placeRenorm(parts.length);
     this.#sets = parts.map((group, i) => {
       if (group.count < least) {
         running ??= this.#runningSet(this.#program.workspace(`${name}/running`, 16 * this.#channels), group);
@@ -126,7 +139,9 @@ export class BatchNormCore {
       const triple = alone ? this.triple : this.#program.workspace(`${label}/statistics`, 16 * this.#channels);
       const { values, cut } = this.#counted.of(rows, group);
       emitStatistics(this.#program, { name: label, cut, triple, notFinite: this.notFinite }, values);
-      return this.#formCoefficients(this.#program.constants, { group, triple, count: group.count, fromBatch: true });
+      const renorm = this.#correction(i, triple, group.count);
+      const set = { group, triple, count: group.count, fromBatch: true, renorm };
+      return this.#formCoefficients(this.#program.constants, set);
     });
     if (!alone) this.mergeGroups();
   }
@@ -145,15 +160,19 @@ export class BatchNormCore {
   /** Statistics of `count` values a channel that are written to `triple` from outside, before the calls that follow. */
   givenStatistics(count: number): void {
     this.#program.touch(this.triple);
-    const set = { group: this.#settings.groups.whole, triple: this.triple, count, fromBatch: true };
+    this.#placeRenorm(1);
+    const renorm = this.#correction(0, this.triple, count);
+    const set = { group: this.#settings.groups.whole, triple: this.triple, count, fromBatch: true, renorm };
     this.#sets = [this.#formCoefficients(this.#program.constants, set)];
   }
 
   /** Statistics that others wrote or will write before the program runs: one for each group, of so many values. */
   givenGroups(given: readonly { readonly triple: Region; readonly count: number }[]): void {
     const { parts } = this.#settings.groups;
+    this.#placeRenorm(given.length);
     this.#sets = given.map(({ triple, count }, i) => {
-      const set = { group: parts[i] as Group, triple, count, fromBatch: true };
+      const renorm = this.#correction(i, triple, count);
+      const set = { group: parts[i] as Group, triple, count, fromBatch: true, renorm };
       return this.#formCoefficients(this.#program.constants, set);
     });
   }
@@ -206,7 +225,7 @@ export class BatchNormCore {
     const { gammaGradient, betaGradient } = this.#settings.regions;
     if (gammaGradient === null && betaGradient === null) return;
     const [dgamma, dbeta, groups] = [gammaGradient ?? 0, betaGradient ?? 0, this.#counting().length];
-    this.#program.call("bn_parameter_gradients", 1, dgamma, dbeta, sums, groups, this.#channels);
+    this.#program.call("bn_parameter_gradients", 1, dgamma, dbeta, this.#parameterSums(sums), groups, this.#channels);
   }
 
   /** dx from the groups' sums. */
@@ -224,12 +243,18 @@ export class BatchNormCore {
 
   /** Moves the running statistics towards the batch's. */
   updateRunning(rate: Scalar | number): void {
-    const { regions, groupVariance, correction } = this.#settings;
+    const { regions, groupVariance, correction, epsilon, renorm } = this.#settings;
     const { runningMean, runningVariance } = regions;
     const { count } = this;
     // Groups whose variances are averaged were corrected each on its own.
     const factor = this.#sets.length > 1 && groupVariance === "mean" ? 1 : correction(count);
     const [triple, channels] = [this.runningTriple, this.#channels];
+    if (renorm !== null && "limits" in renorm && renorm.keras !== null) {
+      const running = { mean: runningMean, variance: runningVariance };
+      const batch = { triple, count, channels, epsilon };
+      emitKerasUpdate(this.#program, running, renorm.keras, batch, { rate, correction: factor });
+      return;
+    }
     this.#program.call("bn_update_running", 1, runningMean, runningVariance, triple, channels, count, rate, factor);
   }
 
@@ -260,7 +285,41 @@ export class BatchNormCore {
   #runningSet(triple: Region, group: Group, constants: Constants = this.#program.constants): StatisticsSet {
     const { runningMean, runningVariance } = this.#settings.regions;
     constants.program.call("bn_running_triple", 1, triple, runningMean, runningVariance, this.#channels);
-    return this.#formCoefficients(constants, { group, triple, count: 1, fromBatch: false });
+    return this.#formCoefficients(constants, { group, triple, count: 1, fromBatch: false, renorm: null });
+  }
+
+  /** Room for r and d of so many groups. */
+  #placeRenorm(groups: number): void {
+    const { name, renorm } = this.#settings;
+    if (renorm === null) return;
+    const own = () => this.#program.workspace(`${name}/renorm`, 16 * this.#channels * groups);
+    this.#renorm = "given" in renorm ? renorm.given : own();
+  }
+
+  /** r and d of a group's statistics; null without renorm. */
+  #correction(index: number, triple: Region, count: number): Region | null {
+    const { name, epsilon, regions, renorm } = this.#settings;
+    if (renorm === null || this.#renorm === null) return null;
+    const bytes = 16 * this.#channels;
+    const table = this.#renorm.part(`${name}/renorm`, bytes * index, bytes);
+    if ("limits" in renorm) {
+      const running = { mean: regions.runningMean, variance: regions.runningVariance };
+      emitCorrection(this.#program, table, { triple, count, channels: this.#channels, epsilon }, running, renorm);
+    }
+    return table;
+  }
+
+  /** What dβ and dγ are sums of, over the groups: the sums themselves but for renorm. */
+  #parameterSums(sums: Region): Region {
+    if (this.#renorm === null) return sums;
+    const { name } = this.#settings;
+    const bytes = 16 * this.#channels;
+    const own = this.#program.workspace(`${name}/parameter sums`, sums.bytes);
+    this.#counting().forEach(({ renorm }, i) => {
+      const [to, from] = [own.part(own.label, bytes * i, bytes), this.#sumsOf(sums, i)];
+      this.#program.call("bn_renorm_parameter_sums", 1, to, from, renorm ?? 0, this.#channels);
+    });
+    return own;
   }
 
   /** The coefficients of the normalisation, in the place that has the statistics. */
@@ -268,9 +327,9 @@ export class BatchNormCore {
     const { name, epsilon, regions } = this.#settings;
     const { gamma, beta } = regions;
     const coefficients = region(`${name}/coefficients`, 12 * this.#channels);
-    const { triple, count } = set;
+    const { triple, count, renorm } = set;
     const [channels, k] = [this.#channels, coefficients];
-    program.call("bn_coefficients", 1, k, triple, gamma ?? 0, beta ?? 0, channels, count, epsilon);
+    program.call("bn_coefficients", 1, k, triple, renorm ?? 0, gamma ?? 0, beta ?? 0, channels, count, epsilon);
     return { ...set, coefficients };
   }
 

@@ -72,21 +72,25 @@ export class DoubleBackward {
   /**
    * The gradients, of a forward and a backward as the rule has them.
    *
+   * @param corrections r and d, [groups][2][channels]; null for 1 and 0.
    * @param nonFinite what to throw when the statistics of x are not finite; nothing is written then.
    */
   run(
     request: DoubleBackwardRequest,
     rule: StateRule,
     settings: CoreSettings,
+    corrections: Float64Array | null,
     nonFinite: (core: BatchNormCore) => NonFiniteError | null,
   ): DoubleBackwardResult {
     const { x, dy, ddx, ddgamma, ddbeta } = request;
     const program = new Program();
-    const core = new BatchNormCore(program, settings);
+    const given = corrections && program.workspace(`${settings.name}/corrections`, 8 * corrections.length);
+    const core = new BatchNormCore(program, { ...settings, renorm: given && { given } });
     const { channels } = settings.groups.whole.cut;
     const second = program.workspace(`${settings.name}/second`, 16 * channels);
     // Before the first call: it is written before all of them.
     program.touch(second);
+    if (given !== null) program.touch(given);
     const region = (label: string, tensor: Tensor) => Region.at(label, tensor.address, 4 * tensor.size);
     const input = region("x", x);
     if (rule.statistics === "batch") core.batchStatistics(input);
@@ -105,9 +109,10 @@ export class DoubleBackward {
     const workspace = new Workspace(this.#runtime);
     try {
       workspace.add(program);
-      const given = this.#runtime.f64(second.value, 2 * channels).fill(0);
-      if (ddgamma !== undefined) given.set(ddgamma);
-      if (ddbeta !== undefined) given.set(ddbeta, channels);
+      const multipliers = this.#runtime.f64(second.value, 2 * channels).fill(0);
+      if (ddgamma !== undefined) multipliers.set(ddgamma);
+      if (ddbeta !== undefined) multipliers.set(ddbeta, channels);
+      if (given !== null && corrections !== null) this.#runtime.f64(given.value, corrections.length).set(corrections);
       program.run(this.#runtime, 0, statisticsEnd);
       const error = core.fromBatch ? nonFinite(core) : null;
       if (error !== null) throw error;
@@ -174,7 +179,7 @@ function emitDoubleBackward(
   const { rows, sets } = core;
   const [dyRows, xRows, ddxRows] = [rows.of(data.dy), rows.of(data.x), data.ddx && rows.of(data.ddx)];
   const emitGroup = (dxRows: Region, ddyRows: Region, set: StatisticsSet, i: number): void => {
-    const { group, triple, count, fromBatch, coefficients: k } = set;
+    const { group, triple, count, fromBatch, coefficients: k, renorm } = set;
     const [dx, ddy] = [partOf(dxRows, group), partOf(ddyRows, group)];
     const [dy, x, ddx] = [partOf(dyRows, group), partOf(xRows, group), ddxRows === null ? 0 : partOf(ddxRows, group)];
     const { outer, inner } = group.cut;
@@ -183,7 +188,7 @@ function emitDoubleBackward(
     const own = parameters.part(parameters.label, 16 * channels * i, 16 * channels);
     const given = [dy, x, ddx, k, regions.gamma ?? 0, data.second] as const;
     const scalars = [count, epsilon, fromBatch ? 1 : 0, kind, p0, p1] as const;
-    program.call("bn_double_backward_sums", channels, tables, own, triple, 0, ...given, ...shape, ...scalars);
+    program.call("bn_double_backward_sums", channels, tables, own, triple, renorm ?? 0, ...given, ...shape, ...scalars);
     const inputs = [tables, dy, x, ddx, k] as const;
     const chunks = elementChunks(group.length);
     program.call("bn_double_backward_apply", chunks, dx, ddy, ...inputs, ...shape, ELEMENTS, kind, p0, p1);

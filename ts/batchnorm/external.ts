@@ -11,6 +11,7 @@ import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import { flagsOf, type Mask } from "./mask.js";
 import { activationOf, type BatchNormConfig } from "./options.js";
 import { Outputs } from "./outputs.js";
+import type { RenormSettings } from "./renorm.js";
 import type { RunningRule } from "./running.js";
 import { checkStatistics, checkVector, type Statistics } from "./statistics.js";
 
@@ -72,6 +73,7 @@ interface Owner {
   readonly config: BatchNormConfig;
   readonly rule: RunningRule;
   readonly regions: BatchNormRegions;
+  readonly renorm: RenormSettings | null;
   readonly gamma: Tensor | null;
 }
 
@@ -154,7 +156,7 @@ export class ExternalStatistics {
     // Running statistics have no layout: any view of this many channels serves.
     const { axes, permutation } = viewOf(what, [1, channels], -1);
     const input = { groups: groupsOf(axes, 1, null), permutation };
-    this.#run(input, { stats }, (core) => {
+    this.#run(input, { stats, commits: true }, (core) => {
       core.updateRunning(rule.rate);
       return undefined;
     });
@@ -183,10 +185,14 @@ export class ExternalStatistics {
    */
   #run(
     input: Input,
-    { stats, sums }: { readonly stats: Statistics; readonly sums?: GradientSums },
+    {
+      stats,
+      sums,
+      commits = false,
+    }: { readonly stats: Statistics; readonly sums?: GradientSums; readonly commits?: boolean },
     emit: (core: BatchNormCore, total: Region) => Region | undefined,
   ): Float64Array {
-    const { name, what, channels, config, rule, regions } = this.#owner;
+    const { name, what, channels, config, rule, regions, renorm } = this.#owner;
     const program = new Program();
     const core = new BatchNormCore(program, {
       name,
@@ -197,6 +203,8 @@ export class ExternalStatistics {
       groupVariance: config.groupVariance,
       correction: (count) => rule.correction(count),
       onSingleValue: "error",
+      // The statistics that normalise are given; those of Keras's rule move with the running ones.
+      renorm: commits ? renorm : null,
     });
     const total = program.workspace(`${name}/given sums`, 16 * channels);
     // Before the first call: it is written before all of them.

@@ -31,3 +31,9 @@ export function fillInitial(values: Float32Array, initial: InitialValues): void 
   if (typeof initial === "object") values.set(initial);
   else values.fill(initial === "zeros" ? 0 : initial === "ones" ? 1 : initial);
 }
+
+/** Initial values with a function of each, which keeps 0 and 1. */
+export function mapInitial(initial: InitialValues, f: (value: number) => number): InitialValues {
+  if (typeof initial === "string") return initial;
+  return typeof initial === "number" ? f(initial) : initial.map((value) => f(value));
+}

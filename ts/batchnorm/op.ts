@@ -1,7 +1,7 @@
 import { checkBoolean, checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NonFiniteError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
-import { Scalar } from "../runtime/program.js";
+import { type Region, Scalar } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
@@ -35,10 +35,11 @@ import {
 } from "./options.js";
 import { Outputs } from "./outputs.js";
 import { type Plan, planStep } from "./plan.js";
+import { RenormLimits, type RenormSettings, renormSettings } from "./renorm.js";
 import { RunningRule } from "./running.js";
 import { type BatchNormState, requireCall, ruleOf, type StateRule, TRANSITIONS } from "./states.js";
 import type { Statistics } from "./statistics.js";
-import { type Parameter, Variables } from "./variables.js";
+import { type Parameter, type RenormStatistics, Variables } from "./variables.js";
 
 /** Options of `ek.batchNorm`. */
 export interface BatchNormOpOptions extends BatchNormOptions {
@@ -78,6 +79,8 @@ export class BatchNorm {
   readonly runningMean: Tensor;
   /** [features]; ones before the first update (`movingVarianceInitializer`). */
   readonly runningVariance: Tensor;
+  /** Statistics of renorm by Keras's rule; otherwise null. */
+  readonly renormStatistics: RenormStatistics | null;
   declare [Symbol.dispose]: () => void;
   readonly #runtime: Runtime;
   readonly #config: BatchNormConfig;
@@ -86,6 +89,8 @@ export class BatchNorm {
   readonly #channels: number;
   readonly #rule: RunningRule;
   readonly #rate = new Scalar(0);
+  readonly #limits: RenormLimits | null;
+  readonly #renorm: RenormSettings | null;
   readonly #variables: Variables;
   readonly #plans = new Map<string, Plan>();
   /** That of the last call with a mask. */
@@ -99,6 +104,8 @@ export class BatchNorm {
   #parametersTrainable: boolean;
   /** What the last transition led to; while the op is not trainable its state is "frozen" all the same. */
   #chosen: Exclude<BatchNormState, "disposed"> = "training";
+  /** r and d of the last forward, [groups][2][channels]; null without renorm. */
+  #corrections: Float64Array | null = null;
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
@@ -131,6 +138,10 @@ export class BatchNorm {
     this.beta = beta;
     this.runningMean = runningMean;
     this.runningVariance = runningVariance;
+    const { renorm } = this.#config;
+    this.renormStatistics = this.#variables.renorm;
+    this.#limits = renorm && new RenormLimits(this.#what, renorm);
+    this.#renorm = this.#limits && renorm && renormSettings(renorm, this.#limits, this.#variables.kerasRegions);
     this.#double = new DoubleBackward(runtime, this.#what);
     this.#external = new ExternalStatistics(runtime, {
       name,
@@ -140,6 +151,7 @@ export class BatchNorm {
       config: this.#config,
       rule: this.#rule,
       regions: this.#variables.regions,
+      renorm: this.#renorm,
       gamma: this.gamma?.value ?? null,
     });
   }
@@ -229,8 +241,7 @@ export class BatchNorm {
         checkNumber(`${this.#what}: ${what}`, value, expected, (v) => isFiniteF32(v) && v >= least);
       }
     }
-    this.runningMean.data.set(mean);
-    this.runningVariance.data.set(variance);
+    this.#variables.setStatistics(mean, variance);
     this.#rule.setFromOutside();
   }
 
@@ -246,6 +257,7 @@ export class BatchNorm {
    * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
    * @throws {StateError} once disposed.
    * @throws {MemoryLimitError} when there is no room for a first larger batch.
+   * @throws {ValueError} when a limit of `renorm` is a function that gives what is no limit.
    */
   forward(x: Tensor, options: ForwardOptions = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
@@ -256,6 +268,7 @@ export class BatchNorm {
     const flags = flagsOf(`${this.#what}: forward`, mask, x.shape, view);
     const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize, flags);
     if (rule.statistics === "batch") this.#checkCounts(groups, x.shape);
+    if (rule.statistics === "batch") this.#limits?.prepare(this.#rule);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
     const plan = this.#planFor(x.shape, view, groups, rule);
@@ -272,6 +285,7 @@ export class BatchNorm {
     const y = out ?? storage.y;
     plan.y.moveTo(y.address);
     plan.program.run(this.#runtime, plan.statisticsEnd, plan.forwardEnd);
+    this.#keepCorrections(plan.core.renorm);
     if (plan.commitEnd > plan.forwardEnd) {
       this.#rate.value = this.#rule.rate;
       plan.program.run(this.#runtime, plan.forwardEnd, plan.commitEnd);
@@ -395,9 +409,10 @@ export class BatchNorm {
   /**
    * The gradients of L = Σddx·dx + Σddγ·dγ + Σddβ·dβ, where dx, dγ and dβ are what `forward(x)` and `backward(dy)` give in
    * the present state: for gradient penalties and Hessian products. Right before fast. It leaves the op as it was, a
-   * backward that is still to come included; the tensors that it returns are overwritten by its next call.
+   * backward that is still to come included; the tensors that it returns are overwritten by its next call. With `renorm` in
+   * "training", r and d are those of the last forward, which must have been of this x.
    *
-   * @throws {StateError} in "inference" and "recalibrating".
+   * @throws {StateError} in "inference" and "recalibrating", or with `renorm` when there was no such forward.
    * @throws {ShapeError | ValueError | NameError} for a request that is none; {@link NonFiniteError} for an x that is not
    * finite in "training".
    */
@@ -410,7 +425,10 @@ export class BatchNorm {
     const settings = this.#settings(view, groups);
     this.#double.check(request, settings);
     if (rule.statistics === "batch") this.#checkCounts(groups, x.shape);
-    return this.#double.run(request, rule, settings, (core) => this.#nonFinite(core, x.shape));
+    const corrections = rule.statistics === "batch" && this.#renorm !== null ? this.#lastCorrections(groups) : null;
+    return this.#double.run(request, rule, { ...settings, renorm: null }, corrections, (core) =>
+      this.#nonFinite(core, x.shape),
+    );
   }
 
   /** The options with their defaults: `ek.batchNorm(bn.getConfig())` makes another like it. */
@@ -506,6 +524,21 @@ export class BatchNorm {
     return plan;
   }
 
+  #keepCorrections(table: Region | null): void {
+    if (table === null) return;
+    const values = this.#runtime.f64(table.value, table.bytes / 8);
+    if (this.#corrections?.length === values.length) this.#corrections.set(values);
+    else this.#corrections = values.slice();
+  }
+
+  #lastCorrections({ parts }: Groups): Float64Array {
+    if (this.#corrections?.length === 2 * this.#channels * parts.length) return this.#corrections;
+    throw new StateError(
+      `${this.#what}: doubleBackward with renorm takes r and d from the forward before it, which must have been of this ` +
+        `x; call train() and forward(x) first`,
+    );
+  }
+
   #settings({ permutation }: View, groups: Groups): CoreSettings {
     const { regions } = this.#variables;
     return {
@@ -518,6 +551,7 @@ export class BatchNorm {
       groupVariance: this.#config.groupVariance,
       correction: (count) => this.#rule.correction(count),
       onSingleValue: this.#config.onSingleValue,
+      renorm: this.#renorm,
     };
   }
 

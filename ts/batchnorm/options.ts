@@ -3,6 +3,7 @@ import { checkBoolean, checkInteger, checkNumber, checkOptions, isPositiveF32, o
 import { ValueError } from "../runtime/errors.js";
 import { type ChannelAxes, checkAxes } from "./axes.js";
 import { checkInitial, checkInitialLength, type InitialValues } from "./initial.js";
+import { type RenormOptions, renormConfig } from "./renorm.js";
 
 /** The options that `ek.batchNorm` and `layers.batchNormalization` share. */
 export interface BatchNormOptions {
@@ -44,6 +45,8 @@ export interface BatchNormOptions {
    * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate").
    */
   readonly onSingleValue?: "error" | "useRunning" | "skipUpdate";
+  /** Batch renormalization in training. Default null: none. */
+  readonly renorm?: RenormOptions | null;
   /** Fused after the normalisation, forward and backward. Default "linear". */
   readonly activation?: Activation;
   /** How γ starts. Default "ones". */
@@ -73,6 +76,7 @@ const DEFAULTS: BatchNormConfig = {
   groupSize: null,
   groupVariance: "mean",
   onSingleValue: "error",
+  renorm: null,
   activation: "linear",
   gammaInitializer: "ones",
   betaInitializer: "zeros",
@@ -125,7 +129,8 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
       checkInitial(`${what}: ${key}`, config[key as keyof Initializers], least),
     ]),
   );
-  return Object.freeze({ ...config, axis, ...initial, activation: frozenActivation(activation) });
+  const renorm = renormConfig(what, config.renorm);
+  return Object.freeze({ ...config, axis, renorm, ...initial, activation: frozenActivation(activation) });
 }
 
 /** @throws {ShapeError} for an initializer that is an array of another length. */

@@ -32,6 +32,8 @@ export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: 
   if (!batch) core.runningStatistics();
   core.normalize(y, x);
   const forwardEnd = program.length;
+  // Read between the two.
+  if (core.renorm !== null) program.touch(core.renorm);
   if (rule.updates && core.count > 0) core.updateRunning(rate);
   const commitEnd = program.length;
   if (rule.gradients) core.gradient(dx, dy, x);

@@ -20,6 +20,7 @@ export class RunningRule {
   readonly #unbiased: boolean;
   #weight: number;
   #updates = 0;
+  #known = false;
 
   constructor({ momentum, debias, varianceRule }: BatchNormConfig) {
     this.#momentum = momentum;
@@ -35,6 +36,12 @@ export class RunningRule {
   set count({ weight, updates }: UpdateCount) {
     this.#weight = weight;
     this.#updates = updates;
+    this.#known = updates > 0 || (this.#debias && weight > 0);
+  }
+
+  /** Whether the running statistics are of something, moved or set, and not those of the start. */
+  get known(): boolean {
+    return this.#known;
   }
 
   /** The rate of the next update. */
@@ -52,17 +59,20 @@ export class RunningRule {
   commit(): void {
     this.#weight = this.#nextWeight;
     this.#updates += 1;
+    this.#known = true;
   }
 
   /** Back to before the first update. */
   reset(): void {
     this.#weight = this.#debias ? 0 : 1;
     this.#updates = 0;
+    this.#known = false;
   }
 
   /** For statistics that were set from outside: they count in full. */
   setFromOutside(): void {
     this.#weight = 1;
+    this.#known = true;
   }
 
   get #nextWeight(): number {

@@ -7,7 +7,7 @@ import type { Initializer } from "./initializers.js";
 
 /** A variable that a layer wants. */
 export interface VariableSpec {
-  /** Keras's name: kernel, bias, gamma, beta, moving_mean, moving_variance. */
+  /** Keras's name: kernel, bias, gamma, beta, moving_mean, moving_variance… */
   readonly name: string;
   readonly shape: Shape;
   readonly initializer: Initializer;
@@ -68,6 +68,8 @@ export interface Staged {
   readonly channels: number;
   /** What `commit` reads: it keeps its bytes to the end of the step. */
   readonly kept: readonly Region[];
+  /** Sets the scalars that the forward calls read, before each step. */
+  prepare(): void;
   /** Appends the calls that move the running statistics. */
   emitCommit(): void;
   /** Sets the scalars that these calls read. */

@@ -104,6 +104,9 @@ export interface ModelParts {
 // They would change what the running call trains with.
 const NOT_IN_CALLBACKS: readonly string[] = ["fit", "trainOnBatch", "compile", "dispose"];
 const DEFAULT_BATCH = 32;
+const NOT_NEGATIVE: Readonly<Record<string, string>> = {
+  ...{ moving_variance: "variance", moving_stddev: "standard deviation", renorm_stddev: "standard deviation" },
+};
 // A stream of random numbers of its own: variables have 0, 1, 2…
 const SHUFFLE_STREAM = 0x5eed;
 // And the layers those from here on.
@@ -594,8 +597,8 @@ function checkWeight(
     if (!isFiniteF32(value)) {
       throw new ValueError(`setWeights: "${path}" holds ${formatValue(value)} at ${i}, which is not finite in f32`);
     }
-    if (spec.name === "moving_variance" && value < 0) {
-      throw new ValueError(`setWeights: "${path}" holds a negative variance, ${value} at ${i}`);
+    if (NOT_NEGATIVE[spec.name] !== undefined && value < 0) {
+      throw new ValueError(`setWeights: "${path}" holds a negative ${NOT_NEGATIVE[spec.name]}, ${value} at ${i}`);
     }
   }
 }

@@ -26,7 +26,10 @@ export interface RecalibrateOptions {
 
 export const RECALIBRATE_MODES = ["layerByLayer", "onePass"] as const;
 
-const STATISTICS: readonly string[] = ["moving_mean", "moving_variance"];
+const STATISTICS: readonly string[] = [
+  ...["moving_mean", "moving_variance"],
+  ...["moving_stddev", "renorm_mean", "renorm_stddev"],
+];
 
 /** A variable of a layer, and what it is to become. */
 interface FreshVariable {
@@ -206,7 +209,7 @@ class FreshStatistics {
     const running = layer.runningFrom(statistics);
     for (const taken of this.#list) {
       if (taken.layer !== layer) continue;
-      this.#view(taken.fresh).set(taken.name === "moving_mean" ? running.mean : running.variance);
+      this.#view(taken.fresh).set(running[taken.name] as ArrayLike<number>);
     }
   }
 

@@ -138,6 +138,7 @@ export class Trainer {
   async #stepWhole(batch: number, fill: FillBatch, advise: () => string): Promise<LossSum> {
     const plan = this.#wholePlan(batch);
     const runtime = this.#runtime;
+    for (const { statistics } of plan.staged) statistics.prepare();
     fill(runtime.f32(plan.input.value, batch * sizeOf(this.#inputShape)), runtime.i32(plan.labels.value, batch));
     const computing = plan.program.execute(runtime, 0, plan.backwardEnd);
     if (computing !== undefined) await computing;
@@ -161,6 +162,7 @@ export class Trainer {
   async #stepSplit(split: Split, fill: FillBatch, advise: () => string): Promise<LossSum> {
     const plan = this.#splitPlan(split);
     const runtime = this.#runtime;
+    for (const statistics of plan.staged) statistics.prepare();
     for (const { input, labels, samples } of plan.parts) {
       fill(runtime.f32(input.value, samples * sizeOf(this.#inputShape)), runtime.i32(labels.value, samples));
     }

@@ -6,6 +6,7 @@
 use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::batchnorm::double_backward::{self, Kind, TABLE, Values};
 use crate::batchnorm::planar::Runs;
+use crate::batchnorm::renorm::{self, KerasStatistics, Limits};
 use crate::batchnorm::{self, Coefficients, Parts, interleaved, mask, planar};
 use crate::with_activation;
 use core::ops::Range;
@@ -254,11 +255,12 @@ pub fn bn_running_triple(triple: u32, running_mean: u32, running_variance: u32, 
     batchnorm::running_triple(mean, m2, running_mean, running_variance);
 }
 
-/// The coefficients of a triple of `count` values a channel. One chunk.
+/// The coefficients of a triple of `count` values a channel; `renorm` is 0 without it. One chunk.
 #[wasm_bindgen]
 pub fn bn_coefficients(
     coefficients: u32,
     triple: u32,
+    renorm: u32,
     gamma: u32,
     beta: u32,
     channels: u32,
@@ -269,12 +271,14 @@ pub fn bn_coefficients(
 ) {
     let channels = channels as usize;
     // SAFETY: the promise of crate::abi.
-    let (tables, triple, gamma, beta) = unsafe {
+    let (tables, triple, renorm, gamma, beta) = unsafe {
         let triple: &[f64] = slice(triple, 2 * channels);
-        (slice_mut(coefficients, 3 * channels), triple, optional(gamma, channels), optional(beta, channels))
+        let (renorm, gamma, beta) =
+            (optional(renorm, 2 * channels), optional(gamma, channels), optional(beta, channels));
+        (slice_mut(coefficients, 3 * channels), triple, renorm, gamma, beta)
     };
     let (mean, m2) = triple.split_at(channels);
-    batchnorm::coefficients(tables, mean, m2, gamma, beta, count, epsilon);
+    batchnorm::coefficients(tables, mean, m2, renorm, gamma, beta, count, epsilon);
 }
 
 /// From the parts of a gradient reduction: Σdz\[channels\] then Σdz·x̂\[channels\], f64. One chunk.
@@ -386,6 +390,81 @@ pub fn bn_update_running(
     };
     let (mean, m2) = triple.split_at(channels);
     batchnorm::update_running(running_mean, running_variance, mean, m2, count, rate, correction);
+}
+
+/// r and d of each channel, f64, from the triple of a batch and reference statistics; `is_stddev` is 0 for variances. One
+/// chunk.
+#[wasm_bindgen]
+pub fn bn_renorm_correction(
+    renorm: u32,
+    triple: u32,
+    reference_mean: u32,
+    spread: u32,
+    channels: u32,
+    count: f64,
+    epsilon: f64,
+    r_min: f64,
+    r_max: f64,
+    d_max: f64,
+    is_stddev: u32,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (renorm, triple, reference_mean, spread) = unsafe {
+        let triple: &[f64] = slice(triple, 2 * channels);
+        (slice_mut(renorm, 2 * channels), triple, slice(reference_mean, channels), slice(spread, channels))
+    };
+    let (r, d) = renorm.split_at_mut(channels);
+    let (mean, m2) = triple.split_at(channels);
+    let limits = Limits { r_min, r_max, d_max };
+    renorm::correction(r, d, mean, m2, reference_mean, spread, count, epsilon, limits, is_stddev != 0);
+}
+
+/// From the sums of [`bn_merge_sums`]: dβ and dγ of a batch with renorm, f64; `renorm` is 0 without it. One chunk.
+#[wasm_bindgen]
+pub fn bn_renorm_parameter_sums(parameter_sums: u32, sums: u32, renorm: u32, channels: u32, _begin: u32, _end: u32) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (parameter_sums, sums, renorm) =
+        unsafe { (slice_mut(parameter_sums, 2 * channels), slice(sums, 2 * channels), optional(renorm, 2 * channels)) };
+    renorm::parameter_sums(parameter_sums, sums, renorm);
+}
+
+/// Moves the five statistics of Keras's renorm towards the batch's. One chunk.
+#[wasm_bindgen]
+pub fn bn_update_keras_renorm(
+    moving_mean: u32,
+    moving_variance: u32,
+    moving_stddev: u32,
+    renorm_mean: u32,
+    renorm_stddev: u32,
+    triple: u32,
+    channels: u32,
+    count: f64,
+    epsilon: f64,
+    rate: f64,
+    renorm_rate: f64,
+    correction: f64,
+    _begin: u32,
+    _end: u32,
+) {
+    let channels = channels as usize;
+    // SAFETY: the promise of crate::abi.
+    let (to, triple) = unsafe {
+        let to = KerasStatistics {
+            moving_mean: slice_mut(moving_mean, channels),
+            moving_variance: slice_mut(moving_variance, channels),
+            moving_stddev: slice_mut(moving_stddev, channels),
+            renorm_mean: slice_mut(renorm_mean, channels),
+            renorm_stddev: slice_mut(renorm_stddev, channels),
+        };
+        let triple: &[f64] = slice(triple, 2 * channels);
+        (to, triple)
+    };
+    let (mean, m2) = triple.split_at(channels);
+    renorm::update_keras(to, mean, m2, count, epsilon, rate, renorm_rate, correction);
 }
 
 /// The numbers of double backward for each channel, f64: `tables` and \[∂L/∂γ, ∂L/∂β\] a channel. `second` is ddγ then

@@ -87,7 +87,7 @@ fn one_shape(
     check.f64s("variance", &variance, &want_variance, |c| 40.0 * ULP * want_variance[c]);
 
     let mut tables = vec![0.0; 3 * channels];
-    coefficients(&mut tables, &means, &m2, &gamma, &beta, n, epsilon);
+    coefficients(&mut tables, &means, &m2, &[], &gamma, &beta, n, epsilon);
     let k = Coefficients::new(&tables, channels);
     let mut y = vec![0.0; len];
     if rows {
@@ -155,7 +155,7 @@ fn added_sums(check: &mut Check) {
         let (mean, variance) = oracle::moments(&wide, channels, 1);
         let m2: Vec<f64> = variance.iter().map(|v| v * n).collect();
         let mut tables = vec![0.0; 3 * channels];
-        coefficients(&mut tables, &mean, &m2, &gamma, &[], n, epsilon);
+        coefficients(&mut tables, &mean, &m2, &[], &gamma, &[], n, epsilon);
         let k = Coefficients::new(&tables, channels);
 
         let mut total = vec![0.0; 2 * channels];

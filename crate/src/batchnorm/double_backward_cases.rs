@@ -122,10 +122,8 @@ fn one_shape(
     let far_mean: Vec<f64> = mean.iter().map(|m| m + f64::from(far)).collect();
     let count = if batch { n } else { 1.0 };
     let m2: Vec<f64> = variance.iter().map(|v| v * count).collect();
-    let scaled = |by: &dyn Fn(usize) -> f64| -> Vec<f32> { (0..channels).map(|c| by(c) as f32).collect() };
-    let (scale, offset) = setting.renormed(&wide_gamma, &wide_beta);
     let mut tables = vec![0.0; 3 * channels];
-    coefficients(&mut tables, &far_mean, &m2, &scaled(&|c| scale[c]), &scaled(&|c| offset[c]), count, EPSILON);
+    coefficients(&mut tables, &far_mean, &m2, &renorm, &gamma, &beta, count, EPSILON);
     let k = Coefficients::new(&tables, channels);
     let values = Values { dy: &dy, x: &x, ddx: &ddx };
     let (mut numbers, mut parameters) = (vec![0.0; TABLE * channels], vec![0.0; 2 * channels]);

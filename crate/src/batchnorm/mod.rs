@@ -29,6 +29,7 @@ pub mod fold;
 pub mod interleaved;
 pub mod mask;
 pub mod planar;
+pub mod renorm;
 
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases;
@@ -130,11 +131,13 @@ fn rstd(m2: f64, count: f64, epsilon: f64) -> f64 {
     1.0 / (m2 / count + epsilon).sqrt()
 }
 
-/// Fills the tables \[shift, scale, offset\] from a triple; an empty γ is all ones, an empty β all zeros.
+/// Fills the tables \[shift, scale, offset\] from a triple; an empty γ is all ones, an empty β all zeros, an empty `renorm`
+/// (otherwise r then d) is r = 1 and d = 0.
 pub fn coefficients(
     tables: &mut [f32],
     mean: &[f64],
     m2: &[f64],
+    renorm: &[f64],
     gamma: &[f32],
     beta: &[f32],
     count: f64,
@@ -147,10 +150,11 @@ pub fn coefficients(
     for c in 0..channels {
         let gamma = gamma.get(c).map_or(1.0, |&v| f64::from(v));
         let beta = beta.get(c).map_or(0.0, |&v| f64::from(v));
-        let a = gamma * rstd(m2[c], count, epsilon);
+        let (r, d) = if renorm.is_empty() { (1.0, 0.0) } else { (renorm[c], renorm[channels + c]) };
+        let a = gamma * r * rstd(m2[c], count, epsilon);
         shift[c] = mean[c] as f32;
         scale[c] = a as f32;
-        offset[c] = (beta - (mean[c] - f64::from(shift[c])) * a) as f32;
+        offset[c] = (beta + gamma * d - (mean[c] - f64::from(shift[c])) * a) as f32;
     }
 }
 
@@ -260,15 +264,18 @@ pub fn update_running(
 ) {
     let channels = mean.len();
     assert!(running_mean.len() == channels && running_variance.len() == channels && m2.len() == channels);
-    let largest = f64::from(f32::MAX);
-    let step = |r: &mut f32, batch: f64| {
-        let moved = (1.0 - rate) * f64::from(*r) + rate * batch;
-        *r = moved.clamp(-largest, largest) as f32;
-    };
     for c in 0..channels {
-        step(&mut running_mean[c], mean[c]);
-        step(&mut running_variance[c], m2[c] / count * correction);
+        step(&mut running_mean[c], mean[c], rate);
+        step(&mut running_variance[c], m2[c] / count * correction, rate);
     }
+}
+
+/// r ← r + rate·(batch − r), stopped at the largest f32; also the value before it was rounded.
+fn step(r: &mut f32, batch: f64, rate: f64) -> f64 {
+    let largest = f64::from(f32::MAX);
+    let moved = ((1.0 - rate) * f64::from(*r) + rate * batch).clamp(-largest, largest);
+    *r = moved as f32;
+    moved
 }
 
 /// mean and M2 of values one by one in f64, for where f32 sums overflow; about the first value, as the fast path.

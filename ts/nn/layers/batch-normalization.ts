@@ -2,6 +2,7 @@ import { type View, viewOf } from "../../batchnorm/axes.js";
 import { BatchNormCore } from "../../batchnorm/core.js";
 import { type Groups, groupsOf, leastCount } from "../../batchnorm/groups.js";
 import { type BatchNormHealth, HealthMonitor } from "../../batchnorm/health.js";
+import { mapInitial } from "../../batchnorm/initial.js";
 import {
   activationOf,
   BATCH_NORM_OPTIONS,
@@ -10,6 +11,7 @@ import {
   batchNormConfig,
   checkInitializers,
 } from "../../batchnorm/options.js";
+import { checkSavable, kerasStatistics, RenormLimits, renormSettings } from "../../batchnorm/renorm.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
 import { type BatchNormState, requireCall, STATES, type StateRule, TRANSITIONS } from "../../batchnorm/states.js";
 import type { Statistics } from "../../batchnorm/statistics.js";
@@ -157,11 +159,16 @@ export class BatchNormalization extends Layer {
     return STATES[this.state].updates;
   }
 
-  /** @internal The running statistics after these were taken of everything. */
-  runningFrom({ count, mean, m2 }: Statistics): { readonly mean: Float64Array; readonly variance: Float64Array } {
+  /** @internal The running statistics after these were taken of everything, and those of renorm, by their names. */
+  runningFrom({ count, mean, m2 }: Statistics): Readonly<Record<string, ArrayLike<number>>> {
     const share = this.#rule.correction(count) / count;
     // The variance of finite values may exceed f32; as in training it stops at the largest.
-    return { mean, variance: m2.map((m2) => Math.min(m2 * share, LARGEST_F32)) };
+    const variance = m2.map((m2) => Math.min(m2 * share, LARGEST_F32));
+    const { runningStddev, ...renorm } = kerasStatistics(mean, variance, Math.fround(this.#config.epsilon));
+    return {
+      ...{ moving_mean: mean, moving_variance: variance, moving_stddev: runningStddev },
+      ...{ renorm_mean: renorm.mean, renorm_stddev: renorm.stddev },
+    };
   }
 
   /** @internal */
@@ -188,21 +195,36 @@ export class BatchNormalization extends Layer {
       ...(center ? [{ name: "beta", shape, initializer: betaInitializer, trainable: true }] : []),
       { name: "moving_mean", shape, initializer: config.movingMeanInitializer, trainable: false },
       { name: "moving_variance", shape, initializer: config.movingVarianceInitializer, trainable: false },
+      ...this.#renormSpecs(shape),
+    ];
+  }
+
+  /** Of Keras's rule of renorm, in its order. */
+  #renormSpecs(shape: Shape): readonly VariableSpec[] {
+    if (this.#config.renorm?.rule !== "keras") return [];
+    const { movingMeanInitializer: mean, movingVarianceInitializer: variance } = this.#config;
+    // As in Keras without ε, which only what is averaged has.
+    const stddev = mapInitial(variance, Math.sqrt);
+    return [
+      { name: "moving_stddev", shape, initializer: stddev, trainable: false },
+      { name: "renorm_mean", shape, initializer: mean, trainable: false },
+      { name: "renorm_stddev", shape, initializer: stddev, trainable: false },
     ];
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = only(inputs);
+    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
     const groups = this.#groups(emission, this.#config.groupSize);
     const rule = this.#ruleFor(leastCount(groups), emission.batch, only(emission.inputShapes));
-    const core = this.#core(emission, groups);
+    const core = this.#core(emission, groups, limits);
     const y = emission.values("y", emission.outputSize);
     if (rule.statistics === "batch") core.batchStatistics(x);
     else core.runningStatistics();
     core.normalize(y, x);
     return {
       y,
-      ...this.#afterStep(emission, core, groups, rule),
+      ...this.#afterStep(emission, core, groups, rule, limits),
       backward: (dy, [wanted]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
         core.gradient(dx, dy, x);
@@ -217,12 +239,13 @@ export class BatchNormalization extends Layer {
     const groups = groupsOf(axes, split.samples, this.#config.groupSize);
     const rule = this.#ruleFor(leastCount(groups), split.samples, shape);
     if (rule.statistics === "running") return null;
+    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
     return new SplitBatchNorm(split, {
       name: this.name,
       axes,
       groups,
-      core: (emission, parts) => this.#core(emission, { ...this.#groups(emission, null), parts }),
-      stage: (emission, core) => this.#afterStep(emission, core, groups, rule).staged as Staged,
+      core: (emission, parts) => this.#core(emission, { ...this.#groups(emission, null), parts }, limits),
+      stage: (emission, core) => this.#afterStep(emission, core, groups, rule, limits).staged as Staged,
     });
   }
 
@@ -232,6 +255,7 @@ export class BatchNormalization extends Layer {
     core: BatchNormCore,
     groups: Groups,
     rule: StateRule,
+    limits: RenormLimits | null,
   ): Pick<Trained, "staged" | "commit"> {
     const health = this.#health;
     const { channels, count: values } = groups.whole.cut;
@@ -247,6 +271,7 @@ export class BatchNormalization extends Layer {
       notFinite: core.notFinite,
       channels,
       kept: [triple],
+      prepare: () => limits?.prepare(this.#rule),
       emitCommit: () => {
         if (rule.updates) core.updateRunning(rate);
       },
@@ -293,6 +318,7 @@ export class BatchNormalization extends Layer {
   }
 
   protected override ownConfig(): Record<string, unknown> {
+    checkSavable(this.what, this.#config.renorm);
     return { ...this.#config, parametersTrainable: this.#parametersTrainable };
   }
 
@@ -314,9 +340,17 @@ export class BatchNormalization extends Layer {
     return groupsOf(axes, batch, groupSize);
   }
 
-  #core(emission: Emission, groups: Groups): BatchNormCore {
+  #core(emission: Emission, groups: Groups, limits: RenormLimits | null = null): BatchNormCore {
     const { program, constants, batch, name, inputShapes, variable, optional } = emission;
-    const { epsilon, groupVariance } = this.#config;
+    const { epsilon, groupVariance, renorm } = this.#config;
+    const keras =
+      renorm?.rule === "keras"
+        ? {
+            runningStddev: variable("moving_stddev").value,
+            mean: variable("renorm_mean").value,
+            stddev: variable("renorm_stddev").value,
+          }
+        : null;
     const { permutation } = this.#view([batch, ...only(inputShapes)]);
     const gamma = optional("gamma");
     const beta = optional("beta");
@@ -338,6 +372,7 @@ export class BatchNormalization extends Layer {
       correction: (count: number) => this.#rule.correction(count),
       // Without a mask all groups have one value or none has: the rule of a step says what becomes of that.
       onSingleValue: "skipUpdate" as const,
+      renorm: limits && renorm && renormSettings(renorm, limits, keras),
     };
     return new BatchNormCore(program, settings, constants);
   }
