@@ -1,8 +1,15 @@
-import type { ActivationCode } from "../runtime/activation.js";
+import { type ActivationCode, activationCode } from "../runtime/activation.js";
 import type { Constants, Program, Region, Scalar } from "../runtime/program.js";
 import { CountedValues, partOf } from "./counted.js";
 import type { Group, Groups } from "./groups.js";
-import { emitGradientSums, emitInputGradient, emitNormalize, emitStatistics } from "./kernels.js";
+import {
+  emitGradientSums,
+  emitInputGradient,
+  emitNormalize,
+  emitNormalizeAdd,
+  emitResidualGradient,
+  emitStatistics,
+} from "./kernels.js";
 import { type Permutation, Rows } from "./permutation.js";
 import { emitCorrection, emitKerasUpdate, type RenormSettings } from "./renorm.js";
 
@@ -34,6 +41,8 @@ export interface CoreSettings {
   readonly renorm: RenormSettings | null;
 }
 
+const LINEAR = activationCode("batch norm", "linear");
+
 /** A group and what it is normalised with. */
 export interface StatisticsSet {
   readonly group: Group;
@@ -63,6 +72,8 @@ export class BatchNormCore {
   readonly #channels: number;
   readonly #rows: Rows;
   readonly #counted: CountedValues;
+  /** That of the calls that follow. */
+  #activation: ActivationCode;
   /** What the calls after the statistics work with. */
   #sets: readonly StatisticsSet[] = [];
   /** r and d of all groups, f64: [groups][2][channels]. */
@@ -74,6 +85,7 @@ export class BatchNormCore {
     this.#program = program;
     this.#constants = constants;
     this.#settings = settings;
+    this.#activation = settings.activation;
     this.#channels = groups.whole.cut.channels;
     this.#rows = new Rows(program, name, permutation);
     this.#counted = new CountedValues(program, name, new Set([groups.whole, ...groups.parts]));
@@ -182,15 +194,40 @@ export class BatchNormCore {
     this.#sets = [this.#runningSet(this.triple, this.#settings.groups.whole, this.#constants)];
   }
 
-  /** y = f(γ·x̂ + β) with the statistics that were taken last. */
-  normalize(y: Region, x: Region): void {
-    const from = this.#rows.of(x);
+  /** y = f(γ·x̂ + β + add), without `add` where it is null, with the statistics that were taken last. */
+  normalize(y: Region, x: Region, add: Region | null = null): void {
+    const [from, residual] = [this.#rows.of(x), add && this.#rows.of(add)];
     this.#rows.write(y, (to) => {
       for (const set of this.#sets) {
         const { group } = set;
-        emitNormalize(this.#program, partOf(to, group), partOf(from, group), { ...this.#of(set), cut: group.cut });
+        const [own, source] = [partOf(to, group), partOf(from, group)];
+        const by = { ...this.#of(set), cut: group.cut };
+        if (residual === null) emitNormalize(this.#program, own, source, by);
+        else emitNormalizeAdd(this.#program, own, source, partOf(residual, group), by);
       }
     });
+  }
+
+  /**
+   * dz = dy·f′(z) of a normalisation with `add`, whose gradient it is. The gradients that follow are to be taken of dz in
+   * place of dy: they go on from before the activation.
+   */
+  residualGradient(dz: Region, dy: Region, x: Region, add: Region): void {
+    const [dyRows, xRows, residual] = [this.#rows.of(dy), this.#rows.of(x), this.#rows.of(add)];
+    this.#rows.write(dz, (to) => {
+      for (const set of this.#sets) {
+        const { group } = set;
+        const [own, from, at, r] = [
+          partOf(to, group),
+          partOf(dyRows, group),
+          partOf(xRows, group),
+          partOf(residual, group),
+        ];
+        emitResidualGradient(this.#program, own, from, at, r, { ...this.#of(set), cut: group.cut });
+        this.#counted.clear(to, group);
+      }
+    });
+    this.#activation = LINEAR;
   }
 
   /** dγ, dβ and, unless null, dx of the normalisation above; x must still be what it was. */
@@ -344,8 +381,8 @@ export class BatchNormCore {
 
   /** What the kernels of a set work by, but for the cut. */
   #of({ triple, count, coefficients }: StatisticsSet) {
-    const { name, epsilon, activation } = this.#settings;
-    return { name, triple, count, coefficients, epsilon, activation };
+    const { name, epsilon } = this.#settings;
+    return { name, triple, count, coefficients, epsilon, activation: this.#activation };
   }
 
   #sumsBytes(groups: number): number {

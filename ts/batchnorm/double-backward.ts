@@ -48,7 +48,7 @@ export class DoubleBackward {
   constructor(runtime: Runtime, what: string) {
     this.#runtime = runtime;
     this.#what = `${what}: doubleBackward`;
-    this.#outputs = new Outputs(runtime, what);
+    this.#outputs = new Outputs(runtime, what, ["y", "dx"]);
   }
 
   /** @throws {NameError | ValueError | ShapeError} unless the request is one, but for x. */

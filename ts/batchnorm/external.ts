@@ -37,7 +37,9 @@ export interface ForwardWithRequest {
   readonly x: Tensor;
   /** What normalises: of x and whatever else it was merged from. `{ count: 1, mean, m2: variance }` is any given pair. */
   readonly stats: Statistics;
-  /** Where to write y, a tensor of x's shape other than x; by default a tensor of the op. */
+  /** What is added before the activation, of x's shape. */
+  readonly add?: Tensor;
+  /** Where to write y, a tensor of x's shape other than x and add; by default a tensor of the op. */
   readonly out?: Tensor;
 }
 
@@ -50,13 +52,17 @@ export interface BackwardReduceRequest {
   readonly stats: Statistics;
   /** Which values of x count; by default all. dy at the others is not looked at, and their dx is 0. */
   readonly mask?: Mask;
+  /** What was added before the activation. */
+  readonly add?: Tensor;
 }
 
 export interface BackwardWithRequest extends BackwardReduceRequest {
   /** Added over every part that `stats` was merged from. All zeros give dx for statistics that do not depend on x. */
   readonly sums: GradientSums;
-  /** Where to write dx, a tensor of x's shape other than x and dy; by default a tensor of the op. */
+  /** Where to write dx, a tensor of x's shape other than x, dy and add; by default a tensor of the op. */
   readonly out?: Tensor;
+  /** Where to write the gradient of `add`, if that is wanted. */
+  readonly addOut?: Tensor;
 }
 
 /** How x is normalised: in one group. */
@@ -91,46 +97,55 @@ export class ExternalStatistics {
     this.#runtime = runtime;
     this.#owner = owner;
     this.#epsilon = Math.fround(owner.config.epsilon);
-    this.#outputs = new Outputs(runtime, owner.what);
+    this.#outputs = new Outputs(runtime, owner.what, ["y", "dx"]);
   }
 
   forward(request: ForwardWithRequest): Tensor {
-    const what = this.#check("forwardWith", request, ["x", "stats", "out"]);
-    const { x, stats, out } = request;
+    const what = this.#check("forwardWith", request, ["x", "stats", "add", "out"]);
+    const { x, stats, add, out } = request;
     const input = this.#checkInput(what, x, stats);
-    if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
+    for (const [name, tensor] of Object.entries({ add, out })) {
+      if (tensor !== undefined) this.#checkTensorLike(what, name, tensor, x);
+    }
     const y = out ?? this.#outputs.of(x.shape).y;
-    checkApart(what, y, { x });
+    checkApart(what, y, { x, add });
     this.#run(input, { stats }, (core) => {
-      core.normalize(regionOf("y", y), regionOf("x", x));
+      core.normalize(regionOf("y", y), regionOf("x", x), add === undefined ? null : regionOf("add", add));
       return undefined;
     });
     return y;
   }
 
   backwardReduce(request: BackwardReduceRequest): GradientSums {
-    const what = this.#check("backwardReduce", request, ["x", "dy", "stats", "mask"]);
+    const what = this.#check("backwardReduce", request, ["x", "dy", "stats", "mask", "add"]);
     return this.#reduce(what, request);
   }
 
   backwardWith(request: BackwardWithRequest): Tensor {
-    const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "mask", "out"]);
-    const { x, dy, stats, sums, mask, out } = request;
+    const what = this.#check("backwardWith", request, ["x", "dy", "stats", "sums", "mask", "add", "out", "addOut"]);
+    const { x, dy, stats, sums, mask, add, out, addOut } = request;
     const input = this.#checkInput(what, x, stats, mask);
     this.#checkTensorLike(what, "dy", dy, x);
     this.#checkSums(what, sums, stats);
-    if (out !== undefined) this.#checkTensorLike(what, "out", out, x);
+    for (const [name, tensor] of Object.entries({ add, out, addOut })) {
+      if (tensor !== undefined) this.#checkTensorLike(what, name, tensor, x);
+    }
+    if (addOut !== undefined && add === undefined) {
+      throw new ValueError(`${what}: addOut is for the gradient of add; pass add, as forwardWith got it`);
+    }
     const dx = out ?? this.#outputs.of(x.shape).dx;
-    checkApart(what, dx, { x, dy });
-    this.#run(input, { stats, sums }, (core, total) => {
-      core.gradientFromSums(regionOf("dx", dx), regionOf("dy", dy), regionOf("x", x), total);
+    checkApart(what, dx, { x, dy, add, addOut });
+    if (addOut !== undefined) checkApart(what, addOut, { x, dy, add });
+    this.#run(input, { stats, sums }, (core, total, program) => {
+      const dz = this.#beforeActivation(core, program, { x, dy, add, addOut });
+      core.gradientFromSums(regionOf("dx", dx), dz, regionOf("x", x), total);
       return undefined;
     });
     return dx;
   }
 
   backwardStatistics(request: BackwardReduceRequest): StatisticsGradients {
-    const what = this.#check("backwardStatistics", request, ["x", "dy", "stats", "mask"]);
+    const what = this.#check("backwardStatistics", request, ["x", "dy", "stats", "mask", "add"]);
     const { sumDy, sumDyXhat } = this.#reduce(what, request);
     const { count, m2 } = request.stats;
     const gamma = this.#owner.gamma?.data;
@@ -169,13 +184,29 @@ export class ExternalStatistics {
     this.#outputs.drop(reason);
   }
 
-  #reduce(what: string, { x, dy, stats, mask }: BackwardReduceRequest): GradientSums {
+  /** The gradient that the sums are taken of, with the activation still to come: dy, or dz where a residual was added. */
+  #beforeActivation(
+    core: BatchNormCore,
+    program: Program,
+    { x, dy, add, addOut }: Pick<BackwardWithRequest, "x" | "dy" | "add" | "addOut">,
+  ): Region {
+    if (add === undefined) return regionOf("dy", dy);
+    const dz = addOut === undefined ? program.workspace("dz", 4 * x.size) : regionOf("dz", addOut);
+    core.residualGradient(dz, regionOf("dy", dy), regionOf("x", x), regionOf("add", add));
+    return dz;
+  }
+
+  #reduce(what: string, { x, dy, stats, mask, add }: BackwardReduceRequest): GradientSums {
     const input = this.#checkInput(what, x, stats, mask);
     this.#checkTensorLike(what, "dy", dy, x);
+    if (add !== undefined) this.#checkTensorLike(what, "add", add, x);
     const { channels } = this.#owner;
     const { count } = input.groups.whole;
     if (count === 0) return { count, sumDy: new Float64Array(channels), sumDyXhat: new Float64Array(channels) };
-    const sums = this.#run(input, { stats }, (core) => core.gradientSums(regionOf("dy", dy), regionOf("x", x)));
+    const sums = this.#run(input, { stats }, (core, _, program) => {
+      const dz = this.#beforeActivation(core, program, { x, dy, add });
+      return core.gradientSums(dz, regionOf("x", x));
+    });
     return { count, sumDy: sums.slice(0, channels), sumDyXhat: sums.slice(channels) };
   }
 
@@ -190,7 +221,7 @@ export class ExternalStatistics {
       sums,
       commits = false,
     }: { readonly stats: Statistics; readonly sums?: GradientSums; readonly commits?: boolean },
-    emit: (core: BatchNormCore, total: Region) => Region | undefined,
+    emit: (core: BatchNormCore, total: Region, program: Program) => Region | undefined,
   ): Float64Array {
     const { name, what, channels, config, rule, regions, renorm } = this.#owner;
     const program = new Program();
@@ -210,7 +241,7 @@ export class ExternalStatistics {
     // Before the first call: it is written before all of them.
     if (sums !== undefined) program.touch(total);
     core.givenStatistics(stats.count);
-    const result = emit(core, total);
+    const result = emit(core, total, program);
     if (result !== undefined) program.touch(result);
     const workspace = new Workspace(this.#runtime);
     try {
@@ -273,9 +304,9 @@ function regionOf(label: string, tensor: Tensor): Region {
 }
 
 /** @throws {ValueError} when the result would go where an input is. */
-function checkApart(what: string, result: Tensor, inputs: Readonly<Record<string, Tensor>>): void {
+function checkApart(what: string, result: Tensor, inputs: Readonly<Record<string, Tensor | undefined>>): void {
   for (const [name, input] of Object.entries(inputs)) {
-    if (input.address !== result.address) continue;
+    if (input?.address !== result.address) continue;
     throw new ValueError(`${what}: ${name} must not be the tensor that the result goes to; pass another as out`);
   }
 }

@@ -41,6 +41,39 @@ export function emitNormalize(program: Program, y: Region, x: Region, by: Normal
   }
 }
 
+/** Appends y = f(x̂ by the coefficients + add). */
+export function emitNormalizeAdd(program: Program, y: Region, x: Region, add: Region, by: Normalization): void {
+  const { cut, coefficients: k, activation } = by;
+  const { kind, p0, p1 } = activation;
+  const { channels, outer, inner, unit, chunk, chunks } = cut;
+  if (cut.kind === "rows") {
+    program.call("bn_rows_normalize_add", chunks, y, x, add, k, outer, channels, unit, kind, p0, p1);
+  } else {
+    const layout = [channels, inner, unit, partCount(cut), chunk] as const;
+    program.call("bn_runs_normalize_add", chunks, y, x, add, k, ...layout, kind, p0, p1);
+  }
+}
+
+/** Appends dz = dy·f′(x̂ by the coefficients + add). */
+export function emitResidualGradient(
+  program: Program,
+  dz: Region,
+  dy: Region,
+  x: Region,
+  add: Region,
+  by: Normalization,
+): void {
+  const { cut, coefficients: k, activation } = by;
+  const { kind, p0, p1 } = activation;
+  const { channels, outer, inner, unit, chunk, chunks } = cut;
+  if (cut.kind === "rows") {
+    program.call("bn_rows_residual_gradient", chunks, dz, dy, x, add, k, outer, channels, unit, kind, p0, p1);
+  } else {
+    const layout = [channels, inner, unit, partCount(cut), chunk] as const;
+    program.call("bn_runs_residual_gradient", chunks, dz, dy, x, add, k, ...layout, kind, p0, p1);
+  }
+}
+
 /** Appends Σdz and Σdz·x̂, f64: [2][channels]; `triple` holds statistics of `count` values. */
 export function emitGradientSums(
   program: Program,

@@ -59,6 +59,7 @@ const OP_OPTIONS = ["features", "name", "trainable", "parametersTrainable"];
 export interface ForwardOptions {
   readonly out?: Tensor;
   readonly mask?: Mask;
+  readonly add?: Tensor;
 }
 
 /**
@@ -97,6 +98,8 @@ export class BatchNorm {
   #masked: Plan | null = null;
   readonly #workspace: Workspace;
   readonly #outputs: Outputs;
+  /** For the gradient of a residual. */
+  readonly #addOutputs: Outputs<"dz">;
   readonly #external: ExternalStatistics;
   #health: HealthMonitor;
   readonly #double: DoubleBackward;
@@ -108,7 +111,8 @@ export class BatchNorm {
   #corrections: Float64Array | null = null;
   #state: BatchNormState = "training";
   /** The forward that backward belongs to. */
-  #pending: { readonly plan: Plan; readonly x: Tensor } | null = null;
+  #pending: { readonly plan: Plan; readonly x: Tensor; readonly add: Tensor | null } | null = null;
+  #addGradient: Tensor | null = null;
 
   /** @internal Use `ek.batchNorm(options)`. */
   constructor(runtime: Runtime, options: BatchNormOpOptions) {
@@ -129,7 +133,8 @@ export class BatchNorm {
     this.#rule = new RunningRule(this.#config);
     this.#health = this.#startHealth();
     this.#workspace = new Workspace(runtime);
-    this.#outputs = new Outputs(runtime, this.#what);
+    this.#addOutputs = new Outputs(runtime, this.#what, ["dz"]);
+    this.#outputs = new Outputs(runtime, this.#what, ["y", "dx"]);
 
     const owner = { name, what: this.#what };
     this.#variables = new Variables(runtime, owner, shape, this.#config);
@@ -182,6 +187,14 @@ export class BatchNorm {
     ruleOf(this.#what, "parametersTrainable", this.#state);
     this.#parametersTrainable = checkBoolean(`${this.#what}: parametersTrainable`, value);
     this.#settleGradients();
+  }
+
+  /**
+   * The gradient of the last forward's `add`, once `backward` has run: a tensor of the op, overwritten by its next call. null
+   * where there was none.
+   */
+  get addGradient(): Tensor | null {
+    return this.#addGradient;
   }
 
   /** How many times the running statistics moved. */
@@ -252,6 +265,8 @@ export class BatchNorm {
    * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
    * @param options.mask which values count ({@link Mask}): statistics, updates and gradients are those of x without the
    * rest, whose y is normalised with them and whose dx is 0. Where nothing counts, the running statistics normalise.
+   * @param options.add a residual r of x's shape: y = f(z + r), with z before the activation. Like x it must stay as it is
+   * until `backward`, which leaves its gradient in `addGradient`.
    * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
    * @throws {ValueError} for a tensor of another runtime, or one that this op returned.
    * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
@@ -261,20 +276,24 @@ export class BatchNorm {
    */
   forward(x: Tensor, options: ForwardOptions = {}): Tensor {
     const rule = ruleOf(this.#what, "forward", this.#state);
-    checkOptions(`${this.#what}: forward`, options, ["out", "mask"]);
+    checkOptions(`${this.#what}: forward`, options, ["out", "mask", "add"]);
     const view = this.#checkInput(x);
-    const { out, mask } = options;
-    if (out !== undefined) this.#checkOut(x, out);
+    const { out, mask, add = null } = options;
+    if (add !== null) this.#checkAdd(x, add);
+    if (out !== undefined) this.#checkOut(out, { x, add });
     const flags = flagsOf(`${this.#what}: forward`, mask, x.shape, view);
     const groups = groupsOf(view.axes, x.shape[0] as number, this.#config.groupSize, flags);
     if (rule.statistics === "batch") this.#checkCounts(groups, x.shape);
     if (rule.statistics === "batch") this.#limits?.prepare(this.#rule);
     // From here on the workspace is not what the last forward left for its backward.
     this.#pending = null;
-    const plan = this.#planFor(x.shape, view, groups, rule);
+    this.#addGradient = null;
+    const plan = this.#planFor(x.shape, view, groups, rule, add !== null);
     const storage = this.#outputs.of(x.shape);
+    if (add !== null && rule.gradients) this.#addOutputs.of(x.shape);
 
     plan.x.moveTo(x.address);
+    if (add !== null) plan.add.moveTo(add.address);
     plan.core.counted.upload(this.#runtime);
     plan.program.run(this.#runtime, 0, plan.statisticsEnd);
     const nonFinite = plan.core.fromBatch ? this.#nonFinite(plan.core, x.shape) : null;
@@ -295,7 +314,7 @@ export class BatchNorm {
     } else if (rule.updates) {
       this.#health.refuse();
     }
-    if (rule.gradients) this.#pending = { plan, x };
+    if (rule.gradients) this.#pending = { plan, x, add };
     return y;
   }
 
@@ -311,20 +330,25 @@ export class BatchNorm {
     if (this.#pending === null) {
       throw new StateError(`${this.#what}: backward goes once with each forward; call forward first`);
     }
-    const { plan, x } = this.#pending;
+    const { plan, x, add } = this.#pending;
     checkTensor(this.#what, "dy", dy, this.#runtime);
     checkSameShape(this.#what, "dy", dy, "the last forward's y", plan.shape);
-    if (x.disposed) {
-      throw new StateError(`${this.#what}: the input of the last forward was disposed; dispose it after backward`);
+    if (x.disposed || add?.disposed) {
+      const which = x.disposed ? "input" : "add";
+      throw new StateError(`${this.#what}: the ${which} of the last forward was disposed; dispose it after backward`);
     }
     const { dx } = this.#outputs.of(plan.shape);
-    if (dy.address === dx.address)
+    if (dy.address === dx.address || this.#addOutputs.has(dy.address)) {
       throw new ValueError(`${this.#what}: dy must not be what backward returned; copy it`);
+    }
     plan.x.moveTo(x.address);
     plan.dy.moveTo(dy.address);
     plan.dx.moveTo(dx.address);
+    const dz = add === null ? null : this.#addOutputs.of(plan.shape).dz;
+    if (dz !== null) plan.dz.moveTo(dz.address);
     plan.program.run(this.#runtime, plan.commitEnd);
     this.#pending = null;
+    this.#addGradient = dz;
     return dx;
   }
 
@@ -446,6 +470,7 @@ export class BatchNorm {
     const reason = `belonged to ${this.#what}, which is disposed`;
     this.#variables.dispose(reason);
     this.#outputs.drop(reason);
+    this.#addOutputs.drop(reason);
     this.#external.dispose(reason);
     this.#double.dispose(reason);
     this.#workspace.dispose();
@@ -475,7 +500,7 @@ export class BatchNorm {
 
   #checkInput(x: Tensor): View {
     const address = checkTensor(this.#what, "x", x, this.#runtime);
-    if (this.#outputs.has(address)) {
+    if (this.#outputs.has(address) || this.#addOutputs.has(address)) {
       throw new ValueError(
         `${this.#what}: x must not be a tensor that this op returned, which it would overwrite; copy it with ` +
           `ek.tensor(x.shape, x.data), or use another op`,
@@ -491,11 +516,23 @@ export class BatchNorm {
     return view;
   }
 
-  #checkOut(x: Tensor, out: Tensor): void {
+  #checkAdd(x: Tensor, add: Tensor): void {
+    const address = checkTensor(this.#what, "add", add, this.#runtime);
+    checkSameShape(this.#what, "add", add, "x", x.shape);
+    if (this.#outputs.has(address) || this.#addOutputs.has(address)) {
+      throw new ValueError(
+        `${this.#what}: add must not be a tensor that this op returned, which it would overwrite; copy it with ` +
+          `ek.tensor(add.shape, add.data), or use another op`,
+      );
+    }
+  }
+
+  #checkOut(out: Tensor, { x, add }: { readonly x: Tensor; readonly add: Tensor | null }): void {
     const address = checkTensor(this.#what, "out", out, this.#runtime);
     checkSameShape(this.#what, "out", out, "x", x.shape);
-    if (address === x.address) {
-      throw new ValueError(`${this.#what}: out must not be x, which backward still needs`);
+    for (const [name, input] of Object.entries({ x, add })) {
+      if (address !== input?.address) continue;
+      throw new ValueError(`${this.#what}: out must not be ${name}, which backward still needs`);
     }
   }
 
@@ -509,15 +546,15 @@ export class BatchNorm {
     );
   }
 
-  #planFor(shape: Shape, view: View, groups: Groups, rule: StateRule): Plan {
+  #planFor(shape: Shape, view: View, groups: Groups, rule: StateRule, withAdd: boolean): Plan {
     // A plan for a mask is for its count: made anew with each call, which costs microseconds.
     if (this.#masked !== null) this.#workspace.remove(this.#masked.program);
     this.#masked = null;
     const masked = groups.whole.selection !== null;
-    const key = `${rule.statistics},${rule.updates},${rule.gradients},${this.#parametersTrained}:${shape.join(",")}`;
+    const key = `${rule.statistics},${rule.updates},${rule.gradients},${this.#parametersTrained},${withAdd}:${shape.join(",")}`;
     const known = masked ? undefined : this.#plans.get(key);
     if (known !== undefined) return known;
-    const plan = planStep(shape, rule, this.#rate, this.#settings(view, groups));
+    const plan = planStep(shape, rule, this.#rate, this.#settings(view, groups), withAdd);
     this.#workspace.add(plan.program);
     if (masked) this.#masked = plan;
     else this.#plans.set(key, plan);

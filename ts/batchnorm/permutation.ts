@@ -47,6 +47,7 @@ export class Rows {
     }
     const rows = this.#program.workspace(`${this.#name}/rows of ${tensor.label}`, tensor.bytes);
     fill(rows);
+    this.#known.set(tensor, rows);
     emitPermute(this.#program, tensor, rows, this.#permutation.fromRows);
   }
 }

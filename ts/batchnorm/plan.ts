@@ -12,6 +12,9 @@ export interface Plan {
   readonly y: Region;
   readonly dy: Region;
   readonly dx: Region;
+  /** The residual and its gradient, which only a plan with one reads and writes. */
+  readonly add: Region;
+  readonly dz: Region;
   /** Ends of the sections in the program; the last one is backward. */
   readonly statisticsEnd: number;
   readonly forwardEnd: number;
@@ -19,23 +22,24 @@ export interface Plan {
 }
 
 /** Plans a forward, the update of the running statistics and a backward as the state's rule has them. */
-export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: CoreSettings): Plan {
+export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: CoreSettings, withAdd: boolean): Plan {
   const bytes = sizeOf(shape) * 4;
   const program = new Program();
   const core = new BatchNormCore(program, settings);
   const data = (label: string) => Region.at(label, 0, bytes);
-  const [x, y, dy, dx] = [data("x"), data("y"), data("dy"), data("dx")];
+  const [x, y, dy, dx, add, dz] = [data("x"), data("y"), data("dy"), data("dx"), data("add"), data("dz")];
   const batch = rule.statistics === "batch";
   if (batch) core.batchStatistics(x);
   const statisticsEnd = program.length;
   program.touch(core.notFinite);
   if (!batch) core.runningStatistics();
-  core.normalize(y, x);
+  core.normalize(y, x, withAdd ? add : null);
   const forwardEnd = program.length;
   // Read between the two.
   if (core.renorm !== null) program.touch(core.renorm);
   if (rule.updates && core.count > 0) core.updateRunning(rate);
   const commitEnd = program.length;
-  if (rule.gradients) core.gradient(dx, dy, x);
-  return { shape, program, core, x, y, dy, dx, statisticsEnd, forwardEnd, commitEnd };
+  if (rule.gradients && withAdd) core.residualGradient(dz, dy, x, add);
+  if (rule.gradients) core.gradient(dx, withAdd ? dz : dy, x);
+  return { shape, program, core, x, y, dy, dx, add, dz, statisticsEnd, forwardEnd, commitEnd };
 }

@@ -7,7 +7,7 @@ use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::batchnorm::double_backward::{self, Kind, TABLE, Values};
 use crate::batchnorm::planar::Runs;
 use crate::batchnorm::renorm::{self, KerasStatistics, Limits};
-use crate::batchnorm::{self, Coefficients, Parts, interleaved, mask, planar};
+use crate::batchnorm::{self, Coefficients, Parts, interleaved, mask, planar, residual as residual_kernels};
 use crate::with_activation;
 use core::ops::Range;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -219,6 +219,134 @@ pub fn bn_runs_input_gradient(
     with_activation!(activation, p0, p1, |f| {
         planar::input_gradient(dx, dy, x, k, p, q, runs, range.start, range.len(), f);
     });
+}
+
+/// y = f((x − shift)·scale + offset + residual) over rows of channels; a chunk is `chunk` rows.
+#[wasm_bindgen]
+pub fn bn_rows_normalize_add(
+    y: u32,
+    x: u32,
+    residual: u32,
+    coefficients: u32,
+    rows: u32,
+    channels: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let elements = span(begin, end, chunk * channels, rows * channels);
+    let (channels, chunk) = (channels as usize, chunk as usize);
+    // SAFETY: the promise of crate::abi.
+    let (y, x, residual, tables) = unsafe {
+        (part_mut(y, &elements), part(x, &elements), part(residual, &elements), slice(coefficients, 3 * channels))
+    };
+    let k = Coefficients::new(tables, channels);
+    let f = Kind { kind: activation, p: [p0, p1] };
+    residual_kernels::normalize_rows(y, x, residual, k, channels, chunk, f);
+}
+
+/// dz = dy·f′((x − shift)·scale + offset + residual) over rows of channels; a chunk is `chunk` rows.
+#[wasm_bindgen]
+pub fn bn_rows_residual_gradient(
+    dz: u32,
+    dy: u32,
+    x: u32,
+    residual: u32,
+    coefficients: u32,
+    rows: u32,
+    channels: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let elements = span(begin, end, chunk * channels, rows * channels);
+    let (channels, chunk) = (channels as usize, chunk as usize);
+    // SAFETY: the promise of crate::abi.
+    let (dz, dy, x, residual, tables) = unsafe {
+        (
+            part_mut(dz, &elements),
+            part(dy, &elements),
+            part(x, &elements),
+            part(residual, &elements),
+            slice(coefficients, 3 * channels),
+        )
+    };
+    let k = Coefficients::new(tables, channels);
+    let f = Kind { kind: activation, p: [p0, p1] };
+    residual_kernels::gradient_rows(dz, dy, x, residual, k, channels, chunk, f);
+}
+
+/// y = f((x − shift)·scale + offset + residual) over runs of one channel; a chunk is `chunk` parts.
+#[wasm_bindgen]
+pub fn bn_runs_normalize_add(
+    y: u32,
+    x: u32,
+    residual: u32,
+    coefficients: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    let elements = elements(runs, &range);
+    // SAFETY: the promise of crate::abi.
+    let (y, x, residual, tables) = unsafe {
+        (part_mut(y, &elements), part(x, &elements), part(residual, &elements), slice(coefficients, 3 * runs.channels))
+    };
+    let k = Coefficients::new(tables, runs.channels);
+    let f = Kind { kind: activation, p: [p0, p1] };
+    residual_kernels::normalize_runs(y, x, residual, k, runs, range.start, range.len(), chunk as usize, f);
+}
+
+/// dz = dy·f′((x − shift)·scale + offset + residual) over runs of one channel; a chunk is `chunk` parts.
+#[wasm_bindgen]
+pub fn bn_runs_residual_gradient(
+    dz: u32,
+    dy: u32,
+    x: u32,
+    residual: u32,
+    coefficients: u32,
+    channels: u32,
+    inner: u32,
+    unit: u32,
+    parts_total: u32,
+    chunk: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let runs = Runs { channels: channels as usize, inner: inner as usize, unit: unit as usize };
+    let range = span(begin, end, chunk, parts_total);
+    let elements = elements(runs, &range);
+    // SAFETY: the promise of crate::abi.
+    let (dz, dy, x, residual, tables) = unsafe {
+        (
+            part_mut(dz, &elements),
+            part(dy, &elements),
+            part(x, &elements),
+            part(residual, &elements),
+            slice(coefficients, 3 * runs.channels),
+        )
+    };
+    let k = Coefficients::new(tables, runs.channels);
+    let f = Kind { kind: activation, p: [p0, p1] };
+    residual_kernels::gradient_runs(dz, dy, x, residual, k, runs, range.start, range.len(), chunk as usize, f);
 }
 
 /// The triple of all parts; `not_finite` (u32) becomes the number of channels whose statistics are not finite. One chunk.

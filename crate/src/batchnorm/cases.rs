@@ -1,12 +1,13 @@
 //! Batch norm's test cases. Bounds: see `docs/batchnorm.md`.
 
+use super::double_backward::Kind;
 use super::fold::{Inference, fold_after, fold_before};
 use super::planar::Runs;
 use super::{
     Coefficients, Parts, coefficients, gradient_coefficients, interleaved, mask, merge, merge_group, merge_sums,
-    normalized_sums, parameter_gradients, planar,
+    normalized_sums, parameter_gradients, planar, residual,
 };
-use crate::activation::Linear;
+use crate::activation::{Linear, kind};
 use crate::conv::Geometry;
 use crate::conv::cases::geometries;
 use crate::conv::forward::forward;
@@ -29,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case { name: "batchnorm/added sums", run: added_sums },
     Case { name: "batchnorm/groups", run: groups },
     Case { name: "batchnorm/mask", run: masks },
+    Case { name: "batchnorm/residual", run: residuals },
 ];
 
 /// One unit in the last place of 1.
@@ -273,6 +275,53 @@ fn masks(check: &mut Check) {
             let zero = |i: usize| masked.contains(&((i / (channels * inner) * channels * inner + i % inner) as u32));
             let want: Vec<f64> = x.iter().enumerate().map(|(i, &v)| if zero(i) { 0.0 } else { f64::from(v) }).collect();
             check.f32s("cleared", &cleared, &want, |_| 0.0);
+        }
+    }
+}
+
+/// A residual before the activation, and its gradient, for every activation in both layouts, in one piece and in two.
+fn residuals(check: &mut Check) {
+    let mut random = Random(29);
+    for [outer, channels, inner] in [[1, 1, 1], [9, 3, 1], [70, 19, 1], [4, 3, 5], [2, 2, 131]] {
+        for kind in kind::LINEAR..=kind::ELU {
+            let f = Kind { kind, p: [if kind == kind::CLIP { -0.5 } else { 0.3 }, 0.7] };
+            let len = outer * channels * inner;
+            let [x, r, dy] = [0; 3].map(|_| random.vector(len));
+            let [shift, scale, offset] = [0; 3].map(|_| random.vector(channels));
+            let tables = [&shift[..], &scale, &offset].concat();
+            let k = Coefficients::new(&tables, channels);
+            let (mut y, mut dz) = (vec![0.0; len], vec![0.0; len]);
+            if inner == 1 {
+                let (half, block) = (outer / 2 * channels, 4);
+                let (low, high) = y.split_at_mut(half);
+                residual::normalize_rows(low, &x[..half], &r[..half], k, channels, block, f);
+                residual::normalize_rows(high, &x[half..], &r[half..], k, channels, block, f);
+                let (low, high) = dz.split_at_mut(half);
+                residual::gradient_rows(low, &dy[..half], &x[..half], &r[..half], k, channels, block, f);
+                residual::gradient_rows(high, &dy[half..], &x[half..], &r[half..], k, channels, block, f);
+            } else {
+                let runs = Runs { channels, inner, unit: 50.min(inner) };
+                let (total, block) = (outer * channels * runs.pieces(), 2);
+                let first = total / 2;
+                let half = runs.start(first);
+                let (low, high) = y.split_at_mut(half);
+                residual::normalize_runs(low, &x[..half], &r[..half], k, runs, 0, first, block, f);
+                residual::normalize_runs(high, &x[half..], &r[half..], k, runs, first, total - first, block, f);
+                let (low, high) = dz.split_at_mut(half);
+                let (dy, rest) = dy.split_at(half);
+                residual::gradient_runs(low, dy, &x[..half], &r[..half], k, runs, 0, first, block, f);
+                residual::gradient_runs(high, rest, &x[half..], &r[half..], k, runs, first, total - first, block, f);
+            }
+            let of = |i: usize| {
+                let c = i / inner % channels;
+                let [x, r, k, a, b] = [x[i], r[i], shift[c], scale[c], offset[c]].map(f64::from);
+                oracle::activation(kind, f.p[0], f.p[1], (x - k) * a + b + r)
+            };
+            let (want, slopes): (Vec<f64>, Vec<f64>) = (0..len).map(of).unzip();
+            let want_dz: Vec<f64> = slopes.iter().zip(&dy).map(|(s, &d)| s * f64::from(d)).collect();
+            // z is below 4 with four roundings; f and f′ change at most 1.2 times as fast and add 4 of their own.
+            check.f32s("y", &y, &want, |_| 12.0 * ULP);
+            check.f32s("dz", &dz, &want_dz, |i| 12.0 * ULP * f64::from(dy[i].abs()));
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod interleaved;
 pub mod mask;
 pub mod planar;
 pub mod renorm;
+pub mod residual;
 
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases;

@@ -18,12 +18,11 @@ import type { Statistics } from "../../batchnorm/statistics.js";
 import { checkBoolean } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
 import { type Region, Scalar } from "../../runtime/program.js";
-import { formatShape, type Shape, sizeOf } from "../../runtime/shape.js";
+import { formatShape, type Shape, sameShape, sizeOf } from "../../runtime/shape.js";
 import {
   type Emission,
   Layer,
   type LayerOptions,
-  only,
   type Phases,
   type SplitBatch,
   type Staged,
@@ -61,6 +60,8 @@ export interface InputStatistics {
  *
  * A state says what a training step does with the layer: "training" at first, and whatever train(), freeze(), infer() or
  * recalibrate() was called last. Evaluation always reads the running statistics.
+ *
+ * A second input is added before the activation: y = f(batch norm of the first + second).
  */
 export class BatchNormalization extends Layer {
   override readonly type = "batchNormalization";
@@ -182,12 +183,18 @@ export class BatchNormalization extends Layer {
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
-    this.#view([1, ...only(inputs)]);
-    return only(inputs);
+    const [x, add, ...more] = inputs as readonly [Shape, ...Shape[]];
+    this.#view([1, ...x]);
+    if (more.length > 0) throw new ShapeError(`${this.what} takes one input, or two to be added, got ${inputs.length}`);
+    if (add !== undefined && !sameShape(add, x)) {
+      const [want, got] = [formatShape(x), formatShape(add)];
+      throw new ShapeError(`${this.what}: what is added must have the shape of the input, ${want}, got ${got}`);
+    }
+    return x;
   }
 
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
-    const { channelShape: shape } = this.#view([1, ...only(inputs)]);
+    const { channelShape: shape } = this.#view([1, ...first(inputs)]);
     checkInitializers(this.what, this.#config, sizeOf(shape));
     const { scale, center, gammaInitializer, betaInitializer, ...config } = this.#config;
     return [
@@ -213,28 +220,35 @@ export class BatchNormalization extends Layer {
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
-    const x = only(inputs);
+    const x = first(inputs);
+    const [, add = null] = inputs;
     const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
     const groups = this.#groups(emission, this.#config.groupSize);
-    const rule = this.#ruleFor(leastCount(groups), emission.batch, only(emission.inputShapes));
+    const rule = this.#ruleFor(leastCount(groups), emission.batch, first(emission.inputShapes));
     const core = this.#core(emission, groups, limits);
     const y = emission.values("y", emission.outputSize);
     if (rule.statistics === "batch") core.batchStatistics(x);
     else core.runningStatistics();
-    core.normalize(y, x);
+    core.normalize(y, x, add);
     return {
       y,
       ...this.#afterStep(emission, core, groups, rule, limits),
       backward: (dy, [wanted]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
-        core.gradient(dx, dy, x);
-        return [dx];
+        if (add === null) {
+          core.gradient(dx, dy, x);
+          return [dx];
+        }
+        const dz = emission.values("dz", emission.outputSize);
+        core.residualGradient(dz, dy, x, add);
+        core.gradient(dx, dz, x);
+        return [dx, dz];
       },
     };
   }
 
   phases(split: SplitBatch, inputs: readonly Shape[]): Phases | null {
-    const shape = only(inputs);
+    const shape = first(inputs);
     const { axes } = this.#view([split.samples, ...shape]);
     const groups = groupsOf(axes, split.samples, this.#config.groupSize);
     const rule = this.#ruleFor(leastCount(groups), split.samples, shape);
@@ -295,7 +309,7 @@ export class BatchNormalization extends Layer {
 
   /** @internal Appends the statistics of the input as a whole, which move nothing. */
   emitStatistics(emission: Emission, inputs: readonly Region[]): InputStatistics {
-    const x = only(inputs);
+    const x = first(inputs);
     const groups = this.#groups(emission, null);
     const { count, channels } = groups.whole.cut;
     const core = this.#core(emission, groups);
@@ -303,7 +317,7 @@ export class BatchNormalization extends Layer {
     const { triple, notFinite } = core;
     const normalize = () => {
       const y = emission.values("y", emission.outputSize);
-      core.normalize(y, x);
+      core.normalize(y, x, inputs[1] ?? null);
       return y;
     };
     return { triple, notFinite, channels, count, normalize };
@@ -313,7 +327,7 @@ export class BatchNormalization extends Layer {
     const core = this.#core(emission, this.#groups(emission, null));
     const y = emission.values("y", emission.outputSize);
     core.runningStatistics();
-    core.normalize(y, only(inputs));
+    core.normalize(y, first(inputs), inputs[1] ?? null);
     return y;
   }
 
@@ -336,7 +350,7 @@ export class BatchNormalization extends Layer {
   }
 
   #groups({ batch, inputShapes }: Emission, groupSize: number | null): Groups {
-    const { axes } = this.#view([batch, ...only(inputShapes)]);
+    const { axes } = this.#view([batch, ...first(inputShapes)]);
     return groupsOf(axes, batch, groupSize);
   }
 
@@ -351,7 +365,7 @@ export class BatchNormalization extends Layer {
             stddev: variable("renorm_stddev").value,
           }
         : null;
-    const { permutation } = this.#view([batch, ...only(inputShapes)]);
+    const { permutation } = this.#view([batch, ...first(inputShapes)]);
     const gamma = optional("gamma");
     const beta = optional("beta");
     const settings = {
@@ -399,4 +413,9 @@ export class BatchNormalization extends Layer {
     this.touch();
     return this;
   }
+}
+
+/** The input that is normalised. */
+function first<T>(inputs: readonly T[]): T {
+  return inputs[0] as T;
 }
