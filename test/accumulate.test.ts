@@ -90,6 +90,15 @@ const networks: Record<string, [number[], () => Layer[]]> = {
       ...[norm({ groupSize: 4, varianceRule: "unbiased" }), flatten(), linear(6, relu), norm({ groupSize: 7 })],
     ],
   ],
+  // All but the last one, which its neighbour joined.
+  "groups of one value, by the running statistics": [
+    [6],
+    () => [norm({ groupSize: 1, onSingleValue: "useRunning" }), linear(7, relu), norm()],
+  ],
+  "groups of one value, as they are": [
+    [6],
+    () => [norm({ groupSize: 1, onSingleValue: "skipUpdate", varianceRule: "unbiased" }), linear(7, relu), norm()],
+  ],
   "unbiased variances, cumulative": [
     [6],
     () => [linear(7), norm({ varianceRule: "unbiased", momentum: "cumulative" })],

@@ -3,7 +3,6 @@
 import {
   type Activation,
   type BatchNorm,
-  type BatchNormOpOptions,
   type DoubleBackwardRequest,
   type Evenkeel,
   load,
@@ -14,9 +13,9 @@ import {
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ACTIVATION_NAMES } from "../ts/runtime/activation.js";
 import { places as placesOf } from "./support/batchnorm-oracle.js";
-import { activate, channelsOf, gradient, type Layout } from "./support/batchnorm-reference.js";
-import { forward, type Place, type Point, type Product, product, slope } from "./support/batchnorm-second.js";
-import { units } from "./support/golden.js";
+import { activate, channelsOf, type Layout } from "./support/batchnorm-reference.js";
+import { type Place, slope } from "./support/batchnorm-second.js";
+import { derivatives, expectGradients, KINKS, pose } from "./support/double-backward.js";
 import { bits, bytesInUse, noise } from "./support/reference-model.js";
 import { refusal, wrong } from "./support/refusals.js";
 
@@ -32,74 +31,6 @@ const ACTIVATIONS: readonly Activation[] = [
   { type: "leakyRelu", alpha: 0.1 },
   { type: "elu", alpha: 0.6 },
 ];
-const KINKS = [-3, -1, -0.5, 0, 0.75, 1, 3, 6];
-
-// Units in the last place of a tensor's largest value: a few roundings of the statistics and of z show in every number, and
-// more where the terms of a sum cancel. These are what the kernels reach, rounded up.
-const LIMITS = { dx: 2, ddy: 2, dgamma: 30, dbeta: 8 };
-
-const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
-
-interface Problem {
-  readonly shape: readonly number[];
-  readonly axis: number | readonly number[];
-  readonly places: readonly Place[];
-  readonly options?: Partial<BatchNormOpOptions>;
-  readonly frozen?: boolean;
-}
-
-/** An op, a request whose z are all away from kinks, and what the request comes to, by differences. */
-function pose({ shape, axis, places, options, frozen }: Problem) {
-  const sizes = [axis].flat().map((a) => shape.at(a) as number);
-  const features = sizeOf(sizes);
-  const epsilon = 1e-3;
-  const bn = ek.batchNorm({ features: sizes.length > 1 ? sizes : features, axis, epsilon, ...options });
-  const { activation } = bn.getConfig();
-  const size = sizeOf(shape);
-  if (frozen) {
-    bn.setStatistics({ mean: noise(features, 3, -1, 1), variance: noise(features, 4, 0.2, 2) });
-    bn.freeze();
-  }
-  for (let seed = 10; ; seed += 10) {
-    const [x, dy, ddx] = [noise(size, seed, -2, 3), noise(size, seed + 1, -1, 1), noise(size, seed + 2, -1, 1)];
-    const gamma = noise(features, seed + 3, 0.5, 2);
-    const beta = noise(features, seed + 4, -1, 1);
-    const [ddgamma, ddbeta] = [noise(features, seed + 5, -1, 1), noise(features, seed + 6, -1, 1)];
-    bn.gamma?.value.data.set(gamma);
-    bn.beta?.value.data.set(beta);
-    const running = { mean: [...bn.runningMean.data], variance: [...bn.runningVariance.data] };
-    const setting: Product = {
-      ...{ places, epsilon: Math.fround(epsilon), activation, ddx },
-      ...{ ddgamma: bn.gamma ? ddgamma : new Float32Array(features) },
-      ...{ ddbeta: bn.beta ? ddbeta : new Float32Array(features) },
-      ...(frozen && { running }),
-    };
-    const point: Point = {
-      ...{ x, dy, gamma: bn.gamma ? gamma : gamma.map(() => 1), beta: bn.beta ? beta : beta.map(() => 0) },
-    };
-    if (forward(point, setting).z.some((z) => KINKS.some((kink) => Math.abs(z - kink) < 1e-3))) continue;
-    const request: DoubleBackwardRequest = {
-      ...{ x: ek.tensor(shape, x), dy: ek.tensor(shape, dy), ddx: ek.tensor(shape, ddx) },
-      ...(bn.gamma && { ddgamma }),
-      ...(bn.beta && { ddbeta }),
-    };
-    const by = (name: keyof Point) => gradient(point[name], (values) => product({ ...point, [name]: values }, setting));
-    const want = { dx: by("x"), ddy: by("dy"), dgamma: by("gamma"), dbeta: by("beta") };
-    return { bn, request, want, setting, point };
-  }
-}
-
-function expectGradients(bn: BatchNorm, request: DoubleBackwardRequest, want: ReturnType<typeof pose>["want"]): void {
-  const got = bn.doubleBackward(request);
-  expect.soft(units(got.dx.data, want.dx), "dx").toBeLessThan(LIMITS.dx);
-  expect.soft(units(got.ddy.data, want.ddy), "ddy").toBeLessThan(LIMITS.ddy);
-  if (got.dgamma) expect.soft(units(got.dgamma, want.dgamma), "dgamma").toBeLessThan(LIMITS.dgamma);
-  // Straight lines have no curvature: β then does not show in the first gradients at all.
-  if (want.dbeta.every((value) => Math.abs(value) < 1e-9))
-    expect(got.dbeta?.every((value) => value === 0)).not.toBe(false);
-  else if (got.dbeta) expect.soft(units(got.dbeta, want.dbeta), "dbeta").toBeLessThan(LIMITS.dbeta);
-}
-
 const everywhere = (layout: Layout): Place[] =>
   channelsOf(layout).map((channel) => ({ channel, group: 0, counts: true }));
 
@@ -117,7 +48,12 @@ describe("double backward is the derivative of the backward pass", () => {
   test.each(ACTIVATIONS)("with %j, in training and frozen", (activation) => {
     const layout = { shape: [9, 3], axis: -1 };
     for (const frozen of [false, true]) {
-      const { bn, request, want } = pose({ ...layout, places: everywhere(layout), options: { activation }, frozen });
+      const { bn, request, want } = pose(ek, {
+        ...layout,
+        places: everywhere(layout),
+        options: { activation },
+        frozen,
+      });
       expectGradients(bn, request, want);
     }
   });
@@ -132,7 +68,7 @@ describe("double backward is the derivative of the backward pass", () => {
   ])("over $shape with axis $axis", (layout) => {
     for (const frozen of [false, true]) {
       const options = { activation: "silu" } as const;
-      const { bn, request, want } = pose({ ...layout, places: everywhere(layout), options, frozen });
+      const { bn, request, want } = pose(ek, { ...layout, places: everywhere(layout), options, frozen });
       expectGradients(bn, request, want);
     }
   });
@@ -146,13 +82,13 @@ describe("double backward is the derivative of the backward pass", () => {
   )("over several axes, $axis", ({ axis }) => {
     const shape = [3, 4, 3, 2];
     const places = placesOf({ shape, axes: axis }).map(({ channel }) => ({ channel, group: 0, counts: true }));
-    const { bn, request, want } = pose({ shape, axis, places, options: { activation: "tanh" } });
+    const { bn, request, want } = pose(ek, { shape, axis, places, options: { activation: "tanh" } });
     expectGradients(bn, request, want);
   });
 
   test.each([{ scale: false }, { center: false }, { scale: false, center: false }])("with %j", (options) => {
     const layout = { shape: [9, 3], axis: -1 };
-    const { bn, request, want } = pose({
+    const { bn, request, want } = pose(ek, {
       ...layout,
       places: everywhere(layout),
       options: { ...options, activation: "tanh" },
@@ -167,14 +103,14 @@ describe("double backward is the derivative of the backward pass", () => {
     const places = everywhere(layout).map((place, i) => ({ ...place, group: Math.floor(i / 6 / 3) }));
     for (const frozen of [false, true]) {
       const options = { groupSize: 3, activation: "gelu" } as const;
-      const { bn, request, want } = pose({ ...layout, places, options, frozen });
+      const { bn, request, want } = pose(ek, { ...layout, places, options, frozen });
       expectGradients(bn, request, want);
     }
   });
 
   test("what is left out counts as zeros", () => {
     const layout = { shape: [9, 3], axis: -1 };
-    const { bn, request, setting, point } = pose({
+    const { bn, request, setting, point } = pose(ek, {
       ...layout,
       places: everywhere(layout),
       options: { activation: "sigmoid" },
@@ -184,9 +120,7 @@ describe("double backward is the derivative of the backward pass", () => {
       const zeros = { ddx: point.x, ddgamma: point.gamma, ddbeta: point.beta };
       const all = Object.fromEntries(Object.entries(zeros).map(([key, { length }]) => [key, new Float32Array(length)]));
       const alone = { ...setting, ...all, [name]: setting[name] };
-      const by = (of: keyof Point) => gradient(point[of], (values) => product({ ...point, [of]: values }, alone));
-      const want = { dx: by("x"), ddy: by("dy"), dgamma: by("gamma"), dbeta: by("beta") };
-      expectGradients(bn, { x, dy, [name]: given[name] }, want);
+      expectGradients(bn, { x, dy, [name]: given[name] }, derivatives(point, alone));
     }
     const { dx, ddy, dgamma, dbeta } = bn.doubleBackward({ x, dy });
     for (const values of [dx.data, ddy.data, dgamma, dbeta]) expect(values?.every((v) => v === 0)).toBe(true);
@@ -194,7 +128,7 @@ describe("double backward is the derivative of the backward pass", () => {
 
   test("symmetric: ddy of one direction against another is the same the other way round", () => {
     // With a linear activation L is bilinear in dy and ddx, and P is symmetric.
-    const { bn, request } = pose({ shape: [9, 3], axis: -1, places: everywhere({ shape: [9, 3], axis: -1 }) });
+    const { bn, request } = pose(ek, { shape: [9, 3], axis: -1, places: everywhere({ shape: [9, 3], axis: -1 }) });
     const { x, dy, ddx } = request as Required<DoubleBackwardRequest>;
     const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * (b[i] as number), 0);
     const one = dot(bn.doubleBackward({ x, dy, ddx }).ddy.data, dy.data);
@@ -205,7 +139,7 @@ describe("double backward is the derivative of the backward pass", () => {
 
 describe("doubleBackward", () => {
   let bn: BatchNorm;
-  let request: Required<DoubleBackwardRequest>;
+  let request: Required<Omit<DoubleBackwardRequest, "mask" | "add" | "ddadd">>;
   beforeEach(() => {
     bn = ek.batchNorm({ name: "bn", features: 3, activation: "tanh" });
     const tensor = (seed: number) => ek.tensor([8, 3], noise(24, seed, -1, 1));

@@ -169,6 +169,67 @@ test("groups of one value a channel are treated as onSingleValue says", () => {
   );
 });
 
+test.each(["useRunning", "skipUpdate"] as const)(
+  'the layer does with them what the op does, by "%s"',
+  async (onSingleValue) => {
+    // The last one joined the one before: four groups, of which only the last moves the running statistics.
+    const options = { groupSize: 1, onSingleValue, momentum: 0.5, debias: false } as const;
+    const layer = layers.batchNormalization(options);
+    const model = await sequential(
+      [layers.input({ shape: [3] }), layer, layers.dense({ units: 2, activation: "softmax" })],
+      {
+        runtime: ek,
+      },
+    );
+    model.compile({ optimizer: "sgd", loss: "sparseCategoricalCrossentropy" });
+    const x = noise(15, 1, -1, 2);
+    const bn = ek.batchNorm({ features: 3, ...options });
+    for (let step = 1; step <= 2; step++) {
+      await model.trainOnBatch(x, [0, 1, 0, 1, 0]);
+      const y = copy(bn.forward(ek.tensor([5, 3], x)));
+      const weight = (name: string) => model.getWeights().find((w) => w.name === `batch_normalization/${name}`)?.data;
+      expect(weight("moving_mean")).toEqual(copy(bn.runningMean));
+      expect(weight("moving_variance")).toEqual(copy(bn.runningVariance));
+      expect([layer.updates, bn.updates]).toEqual([step, step]);
+      expect(layer.health()).toEqual(bn.health());
+      if (onSingleValue === "skipUpdate") expect([...y.subarray(0, 9)].every((value) => value === 0)).toBe(true);
+      else expect([...y.subarray(0, 9)].some((value) => value !== 0)).toBe(true);
+      // Equal and opposite, a group of two.
+      expect(y.subarray(9, 12)).toEqual(y.subarray(12).map((value) => -value));
+    }
+    model.dispose();
+  },
+);
+
+describe("NaN in a group of one value", () => {
+  // Groups of 2 samples, of which a mask leaves 2, 1 and 2; then 1 and 1, the last of which joins, and 1.
+  test.each([
+    { mask: [1, 1, 0, 1, 1, 1], at: 3 },
+    { mask: [1, 0, 1, 1, 1, 1], at: 0 },
+    { mask: [0, 1, 0, 1, 1, 1], at: 1 },
+    { mask: [0, 1, 1, 0, 0, 0], at: 1 },
+  ])('is an error by "skipUpdate", and nothing changes: $mask', ({ mask, at }) => {
+    const bn = ek.batchNorm({ name: "bn", features: 2, groupSize: 2, onSingleValue: "skipUpdate" });
+    const x = noise(12, 1);
+    x[2 * at + 1] = Number.NaN;
+    expect(() => bn.forward(ek.tensor([6, 2], x), { mask })).toThrow(
+      'batchNorm "bn": 1 of 2 channels have statistics that are not finite; the input [6,2] holds NaN or infinity',
+    );
+    expect([bn.updates, ...copy(bn.runningMean), ...copy(bn.runningVariance)]).toEqual([0, 0, 0, 1, 1]);
+    expect(bn.health().refusedUpdates).toBe(1);
+  });
+
+  test('shows in its y alone by "useRunning", which takes no statistics of it', () => {
+    const bn = ek.batchNorm({ features: 2, groupSize: 2, onSingleValue: "useRunning" });
+    const x = noise(12, 1);
+    x[7] = Number.NaN;
+    const y = bn.forward(ek.tensor([6, 2], x), { mask: [1, 1, 0, 1, 1, 1] });
+    expect([...y.data].flatMap((value, i) => (Number.isNaN(value) ? [i] : []))).toEqual([7]);
+    expect(bn.updates).toBe(1);
+    expect(copy(bn.runningMean).every(Number.isFinite)).toBe(true);
+  });
+});
+
 test.each([0, -1, 1.5, "2", Number.NaN])("a groupSize that is none is refused: %s", (groupSize) => {
   expect(() => ek.batchNorm({ name: "bn", features: 2, groupSize: groupSize as number })).toThrow(
     /^batchNorm "bn": groupSize must be an integer of at least 1, got /,

@@ -214,7 +214,7 @@ describe("the paper's rule", () => {
 
         const { ddgamma, ddbeta } = setting;
         const second = bn.doubleBackward({ x: input, dy: gradientOfY, ddx: ek.tensor(shape, ddx), ddgamma, ddbeta });
-        const derivative = (of: keyof Point) =>
+        const derivative = (of: "x" | "dy" | "gamma") =>
           gradient(point[of], (values) => product({ ...point, [of]: values }, setting));
         expect(units(second.dx.data, derivative("x")), "∂L/∂x").toBeLessThan(8);
         expect(units(second.ddy.data, derivative("dy")), "∂L/∂dy").toBeLessThan(8);

@@ -151,21 +151,31 @@ describe("a layer's health", () => {
     expect(history.health.batch_normalization?.mismatch).toEqual([Number.NaN]);
   });
 
-  test("with groups is of what they normalise with: the mean of their variances, the values of the smallest", async () => {
-    const { norm, model } = await withNorm({ groupSize: 4 });
-    const x = batch(11, 1);
-    await model.trainOnBatch(x, labels(11));
-    const groups = [x.subarray(0, 16), x.subarray(16, 32), x.subarray(32)];
-    expectFigures(norm.health(), figures(groups, running(model)));
-    expect(norm.health().valuesPerChannel).toBe(3);
-  });
+  test.each<Options>([
+    {},
+    { varianceRule: "unbiased" },
+    { groupVariance: "merged" },
+    { groupVariance: "merged", varianceRule: "unbiased" },
+  ])(
+    "with groups is of what they normalise with, the mean of their variances, the values of the smallest: %j",
+    async (options) => {
+      const { norm, model } = await withNorm({ groupSize: 4, ...options });
+      const x = batch(11, 1);
+      const groups = [x.subarray(0, 16), x.subarray(16, 32), x.subarray(32)];
+      await model.trainOnBatch(x, labels(11));
+      expectFigures(norm.health(), figures(groups, running(model)));
+      expect(norm.health().valuesPerChannel).toBe(3);
+      await model.fit(x, labels(11), { batchSize: 6, accumulateSteps: 2, shuffle: false });
+      expectFigures(norm.health(), figures(groups, running(model)));
+    },
+  );
 
   test("keeps the digits of means far from zero", () => {
     const monitor = new HealthMonitor(EPSILON);
     monitor.gather(true);
     for (let i = 0; i < 16; i++) {
       const triple = Float64Array.of(1e6 + 0.25, 32);
-      monitor.record({ values: 32, least: 32, triple });
+      monitor.record({ values: 32, least: 32, triple, corrections: [] });
     }
     const health = monitor.beside(Float32Array.of(1e6), Float32Array.of(1));
     expect(health.drift).toBeCloseTo(0.25, 3);
@@ -192,6 +202,40 @@ describe("an op's health", () => {
     expect(bn.health()).toEqual(before);
     bn.resetStatistics();
     expect(bn.health()).toMatchObject({ drift: Number.NaN, refusedUpdates: 0 });
+  });
+
+  test.each<Options>([
+    {},
+    { debias: false, varianceRule: "unbiased" },
+    { debias: false, renorm: {} },
+    { debias: false, renorm: { rMax: 1.2, dMax: 0.1 } },
+    { momentum: 0.5, renorm: { rule: "keras", rMax: 1.1, dMax: 0.3 } },
+  ])("has as its mismatch how far evaluation's y is from training's: %j", (options) => {
+    const bn = ek.batchNorm({ features: FEATURES, epsilon: 1e-9, ...options });
+    for (const seed of [1, 2]) {
+      const x = ek.tensor([8, FEATURES], batch(8, seed));
+      const training = bn.train().forward(x).data.slice();
+      const evaluation = bn.infer().forward(x).data;
+      const squares = training.map((value, i) => (value - (evaluation[i] as number)) ** 2);
+      expect(bn.health().mismatch).toBeCloseTo(Math.sqrt(squares.reduce((a, b) => a + b) / squares.length), 5);
+    }
+  });
+
+  test("of several batches takes r and d of each", () => {
+    const monitor = new HealthMonitor(EPSILON);
+    monitor.gather(true);
+    // Two batches whose training puts out 0.5·x̂ + 0.25 and 1.5·x̂ + 0.75, of 8 and 24 values: 1.25·x̂ + 0.625 on the whole.
+    const [spread, running] = [2 - EPSILON, 1 - EPSILON];
+    for (const [count, r, d] of [
+      [8, 0.5, 0.25],
+      [24, 1.5, 0.75],
+    ] as const) {
+      const corrections = [{ count, values: Float64Array.of(r, d) }];
+      monitor.record({ values: count, least: count, triple: Float64Array.of(3, spread * count), corrections });
+    }
+    const { mismatch, drift } = monitor.beside(Float32Array.of(2), Float32Array.of(running));
+    expect(drift).toBeCloseTo(1, 6);
+    expect(mismatch).toBeCloseTo(Math.hypot(1 - 0.625, Math.SQRT2 - 1.25), 6);
   });
 
   test("is that of committed statistics", () => {
@@ -282,15 +326,16 @@ describe("fit warns", () => {
     expect(warn).toHaveBeenCalledTimes(1);
   });
 
-  test.each<Options>([{}, { momentum: 0.9 }, { varianceRule: "unbiased" }, { momentum: "cumulative" }])(
-    "not with %j",
-    async (options) => {
-      const { model } = await withNorm(options);
-      await model.fit(x, y, { batchSize: 4, epochs: 2 });
-      await model.fit(x, y, { batchSize: 64, epochs: 2 });
-      expect(warn).not.toHaveBeenCalled();
-    },
-  );
+  test.each<Options>([
+    ...([{}, { momentum: 0.9 }, { varianceRule: "unbiased" }, { momentum: "cumulative" }] as const),
+    // Training then puts out what evaluation does, as long as no limit is met.
+    { debias: false, renorm: {} },
+  ])("not with %j", async (options) => {
+    const { model } = await withNorm(options);
+    await model.fit(x, y, { batchSize: 4, epochs: 2 });
+    await model.fit(x, y, { batchSize: 64, epochs: 2 });
+    expect(warn).not.toHaveBeenCalled();
+  });
 
   test("through onWarning where a callback has it, and then not to the console", async () => {
     const { model } = await withNorm({ debias: false });

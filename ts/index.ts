@@ -10,11 +10,12 @@ export type {
 export type { BatchNormHealth } from "./batchnorm/health.js";
 export type { InitialValues } from "./batchnorm/initial.js";
 export type { Mask } from "./batchnorm/mask.js";
-export { BatchNorm, type BatchNormOpOptions, type ForwardOptions } from "./batchnorm/op.js";
+export { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
 export type { BatchNormConfig, BatchNormOptions } from "./batchnorm/options.js";
 export type { RenormLimit, RenormOptions, RenormRamp } from "./batchnorm/renorm.js";
 export type { BatchNormState } from "./batchnorm/states.js";
 export { merge, type Statistics, type StatisticsOptions } from "./batchnorm/statistics.js";
+export type { ForwardOptions } from "./batchnorm/steps.js";
 export type { Parameter, RenormStatistics } from "./batchnorm/variables.js";
 export type { Labels, Samples } from "./data/arrays.js";
 export { type Dataset, type IdxImages, parseIdxImages, parseIdxLabels } from "./data/idx.js";

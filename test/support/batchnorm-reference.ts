@@ -92,20 +92,35 @@ export function activate(activation: Activation, z: number): number {
     case "silu":
       return z / (1 + Math.exp(-z));
     case "gelu":
-      return z * 0.5 * (1 + erf(z / Math.SQRT2));
+      return z * cumulative(z);
     case "elu":
       return z >= 0 ? z : Math.expm1(z);
   }
 }
 
-/** Maclaurin's series: 60 terms are exact in f64 for |z| < 4. */
-function erf(z: number): number {
+/** φ(z), the density of the normal distribution. */
+export function density(z: number): number {
+  return Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI);
+}
+
+/**
+ * Φ(z) of the normal distribution: near 0 by the series ½ + φ(z)·(z + z³/3 + z⁵/15 + …), whose terms have one sign; in the
+ * tails by Laplace's continued fraction φ(z)/(z + 1/(z + 2/(z + …))), so that small values keep their digits.
+ */
+export function cumulative(z: number): number {
+  const t = Math.abs(z);
+  if (t > 3) {
+    let fraction = t;
+    for (let n = 100; n > 0; n--) fraction = t + n / fraction;
+    const tail = density(t) / fraction;
+    return z < 0 ? tail : 1 - tail;
+  }
   let [term, sum] = [z, z];
   for (let n = 1; n < 60; n++) {
-    term *= -(z * z) / n;
-    sum += term / (2 * n + 1);
+    term *= (z * z) / (2 * n + 1);
+    sum += term;
   }
-  return (2 / Math.sqrt(Math.PI)) * sum;
+  return 0.5 + density(z) * sum;
 }
 
 /** The gradient of f at `values` by central differences. */

@@ -1,6 +1,6 @@
 // Batch norm's backward pass in f64 straight from its formulas, as a function whose gradients double backward gives.
 import type { Activation } from "evenkeel";
-import type { Moments } from "./batchnorm-reference.js";
+import { cumulative, density, type Moments } from "./batchnorm-reference.js";
 
 /** Where each element stands: its channel, the group that it is normalised with, whether a mask lets it count. */
 export interface Place {
@@ -15,6 +15,8 @@ export interface Point {
   readonly dy: ArrayLike<number>;
   readonly gamma: ArrayLike<number>;
   readonly beta: ArrayLike<number>;
+  /** A residual; zeros without it. */
+  readonly add?: ArrayLike<number>;
 }
 
 export interface Product {
@@ -24,8 +26,10 @@ export interface Product {
   readonly ddx: ArrayLike<number>;
   readonly ddgamma: ArrayLike<number>;
   readonly ddbeta: ArrayLike<number>;
-  /** In place of the batch's. */
+  readonly ddadd?: ArrayLike<number>;
+  /** In place of the batch's where a group has fewer values than `least`, by default everywhere. */
   readonly running?: Moments;
+  readonly least?: number;
   /** Of renorm, constant: a value for each [group][channel]. */
   readonly r?: ArrayLike<number>;
   readonly d?: ArrayLike<number>;
@@ -35,7 +39,6 @@ export interface Product {
 export function slope(activation: Activation, z: number): number {
   const between = (low: number, high: number) => (low < z && z < high ? 1 : 0);
   const sigmoid = 1 / (1 + Math.exp(-z));
-  const normal = Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI);
   if (typeof activation !== "string") {
     if (activation.type === "clip") return between(activation.min, activation.max);
     if (z > 0) return 1;
@@ -61,24 +64,15 @@ export function slope(activation: Activation, z: number): number {
     case "silu":
       return sigmoid * (1 + z * (1 - sigmoid));
     case "gelu":
-      return cumulative(z) + z * normal;
+      return cumulative(z) + z * density(z);
     case "elu":
       return z > 0 ? 1 : Math.exp(z);
   }
 }
 
-/** Φ(z) by its Taylor series, for |z| < 5. */
-function cumulative(z: number): number {
-  let [term, sum] = [z, z];
-  for (let n = 1; n < 80; n++) {
-    term *= (-z * z) / (2 * n);
-    sum += term / (2 * n + 1);
-  }
-  return 0.5 + sum / Math.sqrt(2 * Math.PI);
-}
-
 /** z of every element, and what it is made of. */
-export function forward({ x, gamma, beta }: Omit<Point, "dy">, { places, epsilon, running, ...renorm }: Product) {
+export function forward({ x, gamma, beta, add }: Omit<Point, "dy">, setting: Product) {
+  const { places, epsilon, running, least = Number.POSITIVE_INFINITY, ...renorm } = setting;
   const channels = gamma.length;
   const cells = places.map(({ channel, group }) => group * channels + channel);
   const size = Math.max(...cells) + 1;
@@ -90,35 +84,46 @@ export function forward({ x, gamma, beta }: Omit<Point, "dy">, { places, epsilon
     return sums;
   };
   const count = sum(() => 1);
-  const of = (values: ArrayLike<number>) => count.map((_, k) => at(values, k % channels));
-  const mean = running ? of(running.mean) : sum((i) => at(x, i)).map((s, k) => s / at(count, k));
-  const variance = running
-    ? of(running.variance)
-    : sum((i) => (at(x, i) - at(mean, at(cells, i))) ** 2).map((s, k) => s / at(count, k));
+  const own = count.map((n) => running === undefined || n >= least);
+  const pick = (batch: readonly number[], values: ArrayLike<number> = []) =>
+    batch.map((s, k) => (own[k] ? s / at(count, k) : at(values, k % channels)));
+  const mean = pick(
+    sum((i) => at(x, i)),
+    running?.mean,
+  );
+  const variance = pick(
+    sum((i) => (at(x, i) - at(mean, at(cells, i))) ** 2),
+    running?.variance,
+  );
   const rstd = variance.map((v) => 1 / Math.sqrt(v + epsilon));
-  const r = (i: number) => renorm.r?.[at(cells, i)] ?? 1;
-  const d = (i: number) => renorm.d?.[at(cells, i)] ?? 0;
+  const renormed = (i: number, values: ArrayLike<number> | undefined, without: number) =>
+    (own[at(cells, i)] ? values?.[at(cells, i)] : undefined) ?? without;
+  const r = (i: number) => renormed(i, renorm.r, 1);
+  const d = (i: number) => renormed(i, renorm.d, 0);
   const channel = (i: number) => (places[i] as Place).channel;
   const xhat = places.map((_, i) => (at(x, i) - at(mean, at(cells, i))) * at(rstd, at(cells, i)));
-  const z = places.map((_, i) => at(gamma, channel(i)) * (r(i) * at(xhat, i) + d(i)) + at(beta, channel(i)));
-  return { z, xhat, rstd, count, cells, sum, r, d, channel };
+  const z = places.map(
+    (_, i) => at(gamma, channel(i)) * (r(i) * at(xhat, i) + d(i)) + at(beta, channel(i)) + (add?.[i] ?? 0),
+  );
+  return { z, xhat, mean, rstd, count, cells, own, sum, r, d, channel };
 }
 
-/** L = Σddx·dx + Σddγ·dγ + Σddβ·dβ. */
+/** L = Σddx·dx + Σddγ·dγ + Σddβ·dβ + Σddadd·dz. */
 export function product(point: Point, setting: Product): number {
   const { dy, gamma } = point;
-  const { places, activation, ddx, ddgamma, ddbeta, running } = setting;
-  const { z, xhat, rstd, count, cells, sum, r, d, channel } = forward(point, setting);
+  const { places, activation, ddx, ddgamma, ddbeta, ddadd } = setting;
+  const { z, xhat, rstd, count, cells, own, sum, r, d, channel } = forward(point, setting);
   const dz = places.map(({ counts }, i) => (counts ? at(dy, i) * slope(activation, at(z, i)) : 0));
   const [sumDz, sumDzXhat] = [sum((i) => at(dz, i)), sum((i) => at(dz, i) * at(xhat, i))];
   let total = 0;
   places.forEach(({ counts }, i) => {
     if (!counts) return;
     const k = at(cells, i);
-    const through = running ? 0 : (at(sumDz, k) + at(xhat, i) * at(sumDzXhat, k)) / at(count, k);
+    const through = !own[k] ? 0 : (at(sumDz, k) + at(xhat, i) * at(sumDzXhat, k)) / at(count, k);
     const dx = at(gamma, channel(i)) * r(i) * at(rstd, k) * (at(dz, i) - through);
     total += at(ddx, i) * dx;
     total += at(ddgamma, channel(i)) * at(dz, i) * (r(i) * at(xhat, i) + d(i)) + at(ddbeta, channel(i)) * at(dz, i);
+    total += (ddadd?.[i] ?? 0) * at(dz, i);
   });
   return total;
 }

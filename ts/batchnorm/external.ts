@@ -1,18 +1,15 @@
 import { checkInteger, checkOptions, formatValue } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
-import { Program, Region } from "../runtime/program.js";
-import type { Runtime } from "../runtime/runtime.js";
+import { Program, type Region } from "../runtime/program.js";
 import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
-import { type Features, viewOf } from "./axes.js";
-import { BatchNormCore, type BatchNormRegions, type CoreSettings } from "./core.js";
+import { viewOf } from "./axes.js";
+import { BatchNormCore } from "./core.js";
 import { groupsOf } from "./groups.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import { flagsOf, type Mask } from "./mask.js";
-import { activationOf, type BatchNormConfig } from "./options.js";
 import { Outputs } from "./outputs.js";
-import type { RenormSettings } from "./renorm.js";
-import type { RunningRule } from "./running.js";
+import { type InputLayout, type OpParts, regionOf, settingsOf } from "./parts.js";
 import { checkStatistics, checkVector, type Statistics } from "./statistics.js";
 
 /** Sums over the values of some x, [channels] each, with dz = dy·f′(z). Those of several parts are added. */
@@ -65,39 +62,17 @@ export interface BackwardWithRequest extends BackwardReduceRequest {
   readonly addOut?: Tensor;
 }
 
-/** How x is normalised: in one group. */
-type Input = Pick<CoreSettings, "groups" | "permutation">;
-
-/** What these calls share with their op. */
-interface Owner {
-  readonly name: string;
-  /** For messages: `batchNorm "bn1"`. */
-  readonly what: string;
-  readonly features: Features;
-  /** In all. */
-  readonly channels: number;
-  readonly config: BatchNormConfig;
-  readonly rule: RunningRule;
-  readonly regions: BatchNormRegions;
-  readonly renorm: RenormSettings | null;
-  readonly gamma: Tensor | null;
-}
-
 /**
  * The calls of a batch norm that bring their own statistics. Each makes its program anew in a workspace of its own, which
  * costs microseconds, so that nothing that `forward` left for its backward is touched.
  */
 export class ExternalStatistics {
-  readonly #runtime: Runtime;
-  readonly #owner: Owner;
-  readonly #epsilon: number;
+  readonly #parts: OpParts;
   readonly #outputs: Outputs;
 
-  constructor(runtime: Runtime, owner: Owner) {
-    this.#runtime = runtime;
-    this.#owner = owner;
-    this.#epsilon = Math.fround(owner.config.epsilon);
-    this.#outputs = new Outputs(runtime, owner.what, ["y", "dx"]);
+  constructor(parts: OpParts) {
+    this.#parts = parts;
+    this.#outputs = new Outputs(parts.runtime, parts.what, ["y", "dx"]);
   }
 
   forward(request: ForwardWithRequest): Tensor {
@@ -148,35 +123,41 @@ export class ExternalStatistics {
     const what = this.#check("backwardStatistics", request, ["x", "dy", "stats", "mask", "add"]);
     const { sumDy, sumDyXhat } = this.#reduce(what, request);
     const { count, m2 } = request.stats;
-    const gamma = this.#owner.gamma?.data;
+    const { variables, epsilon } = this.#parts;
+    const gamma = variables.gamma?.value.data;
     // z = γ·(x − μ)·rstd + β with rstd = (σ² + ε)^(−1/2), so ∂z/∂μ = −γ·rstd and ∂z/∂σ² = −γ·x̂·rstd²/2.
-    const square = m2.map((m2) => 1 / (m2 / count + this.#epsilon));
+    const square = m2.map((m2) => 1 / (m2 / count + epsilon));
     return {
       dmean: sumDy.map((sum, c) => -(gamma?.[c] ?? 1) * Math.sqrt(square[c] as number) * sum),
       dvariance: sumDyXhat.map((sum, c) => -0.5 * (gamma?.[c] ?? 1) * (square[c] as number) * sum),
     };
   }
 
-  /** Returns whether the running statistics moved. */
-  commit(stats: Statistics): boolean {
-    const { what, channels, config, rule } = this.#owner;
+  commit(stats: Statistics): void {
+    const { what, channels, config, rule, health } = this.#parts;
     const call = `${what}: commit`;
-    const { count } = checkStatistics(call, stats, { channels, least: 1 });
+    const { count, mean, m2 } = checkStatistics(call, stats, { channels, least: 1 });
     if (count === 1) {
-      if (config.onSingleValue !== "error") return false;
-      throw new ValueError(
-        `${call}: one value a channel has no variance; merge more, or set onSingleValue: "useRunning" or "skipUpdate"`,
-      );
+      if (config.onSingleValue === "error") {
+        throw new ValueError(
+          `${call}: one value a channel has no variance; merge more, or set onSingleValue: "useRunning" or "skipUpdate"`,
+        );
+      }
+      health.refuse();
+      return;
     }
     // Running statistics have no layout: any view of this many channels serves.
     const { axes, permutation } = viewOf(what, [1, channels], -1);
     const input = { groups: groupsOf(axes, 1, null), permutation };
     this.#run(input, { stats, commits: true }, (core) => {
-      core.updateRunning(rule.rate);
+      core.statistics.updateRunning(rule.rate);
       return undefined;
     });
     rule.commit();
-    return true;
+    const triple = new Float64Array(2 * channels);
+    triple.set(mean);
+    triple.set(m2, channels);
+    health.record({ values: count, least: count, triple, corrections: [] });
   }
 
   /** Frees what the calls returned. */
@@ -200,7 +181,7 @@ export class ExternalStatistics {
     const input = this.#checkInput(what, x, stats, mask);
     this.#checkTensorLike(what, "dy", dy, x);
     if (add !== undefined) this.#checkTensorLike(what, "add", add, x);
-    const { channels } = this.#owner;
+    const { channels } = this.#parts;
     const { count } = input.groups.whole;
     if (count === 0) return { count, sumDy: new Float64Array(channels), sumDyXhat: new Float64Array(channels) };
     const sums = this.#run(input, { stats }, (core, _, program) => {
@@ -215,7 +196,7 @@ export class ExternalStatistics {
    * sums.
    */
   #run(
-    input: Input,
+    input: InputLayout,
     {
       stats,
       sums,
@@ -223,63 +204,59 @@ export class ExternalStatistics {
     }: { readonly stats: Statistics; readonly sums?: GradientSums; readonly commits?: boolean },
     emit: (core: BatchNormCore, total: Region, program: Program) => Region | undefined,
   ): Float64Array {
-    const { name, what, channels, config, rule, regions, renorm } = this.#owner;
+    const { name, channels } = this.#parts;
     const program = new Program();
+    const settings = settingsOf(this.#parts, input, { gradients: false });
+    // The statistics that normalise are given, whatever their count; those of Keras's renorm move with the running ones.
     const core = new BatchNormCore(program, {
-      name,
-      ...input,
-      epsilon: this.#epsilon,
-      activation: activationOf(what, config),
-      regions: { ...regions, gammaGradient: null, betaGradient: null },
-      groupVariance: config.groupVariance,
-      correction: (count) => rule.correction(count),
-      onSingleValue: "error",
-      // The statistics that normalise are given; those of Keras's rule move with the running ones.
-      renorm: commits ? renorm : null,
+      ...{ ...settings, onSingleValue: "error" },
+      renorm: commits ? settings.renorm : null,
     });
     const total = program.workspace(`${name}/given sums`, 16 * channels);
     // Before the first call: it is written before all of them.
     if (sums !== undefined) program.touch(total);
-    core.givenStatistics(stats.count);
+    core.statistics.given(stats.count);
     const result = emit(core, total, program);
     if (result !== undefined) program.touch(result);
-    const workspace = new Workspace(this.#runtime);
+    const workspace = new Workspace(this.#parts.runtime);
     try {
       workspace.add(program);
-      core.counted.upload(this.#runtime);
-      this.#write(core.triple, stats.mean, stats.m2);
+      core.counted.upload(this.#parts.runtime);
+      this.#write(core.statistics.triple, stats.mean, stats.m2);
       if (sums !== undefined) this.#write(total, sums.sumDy, sums.sumDyXhat);
-      program.run(this.#runtime);
-      return result === undefined ? new Float64Array() : this.#runtime.f64(result.value, result.bytes / 8).slice();
+      program.run(this.#parts.runtime);
+      return result === undefined
+        ? new Float64Array()
+        : this.#parts.runtime.f64(result.value, result.bytes / 8).slice();
     } finally {
       workspace.dispose();
     }
   }
 
   #write(region: Region, first: Float64Array, second: Float64Array): void {
-    const view = this.#runtime.f64(region.value, first.length + second.length);
+    const view = this.#parts.runtime.f64(region.value, first.length + second.length);
     view.set(first);
     view.set(second, first.length);
   }
 
   /** The call for messages. */
   #check(call: string, request: unknown, names: readonly string[]): string {
-    const what = `${this.#owner.what}: ${call}`;
+    const what = `${this.#parts.what}: ${call}`;
     checkOptions(what, request, names);
     return what;
   }
 
-  #checkInput(what: string, x: Tensor, stats: Statistics, mask?: Mask): Input {
-    const { features, channels, config } = this.#owner;
-    checkTensor(what, "x", x, this.#runtime);
-    const view = checkChannels(this.#owner.what, x, config.axis, features);
+  #checkInput(what: string, x: Tensor, stats: Statistics, mask?: Mask): InputLayout {
+    const { features, channels, config } = this.#parts;
+    checkTensor(what, "x", x, this.#parts.runtime);
+    const view = checkChannels(this.#parts.what, x, config.axis, features);
     checkStatistics(`${what}: stats`, stats, { channels, least: 1 });
     const { axes, permutation } = view;
     return { groups: groupsOf(axes, 1, null, flagsOf(what, mask, x.shape, view)), permutation };
   }
 
   #checkTensorLike(what: string, name: string, tensor: Tensor, x: Tensor): void {
-    checkTensor(what, name, tensor, this.#runtime);
+    checkTensor(what, name, tensor, this.#parts.runtime);
     checkSameShape(what, name, tensor, "x", x.shape);
   }
 
@@ -287,7 +264,7 @@ export class ExternalStatistics {
     if (typeof sums !== "object" || sums === null) {
       throw new ValueError(`${what}: sums must be what backwardReduce returns, got ${formatValue(sums)}`);
     }
-    const { channels } = this.#owner;
+    const { channels } = this.#parts;
     checkVector(`${what}: sums.sumDy`, sums.sumDy, channels);
     checkVector(`${what}: sums.sumDyXhat`, sums.sumDyXhat, channels);
     if (checkInteger(`${what}: sums.count`, sums.count, 1) !== stats.count) {
@@ -297,10 +274,6 @@ export class ExternalStatistics {
       );
     }
   }
-}
-
-function regionOf(label: string, tensor: Tensor): Region {
-  return Region.at(label, tensor.address, 4 * tensor.size);
 }
 
 /** @throws {ValueError} when the result would go where an input is. */

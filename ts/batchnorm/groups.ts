@@ -61,6 +61,14 @@ function joinSingleValue(parts: Group[], group: (first: number, end: number) => 
   }
 }
 
+/** What becomes of one value a channel in training. */
+export type OnSingleValue = "error" | "useRunning" | "skipUpdate";
+
+/** Whether a group with so many values a channel is normalised with statistics of its own: otherwise with the running ones. */
+export function hasOwnStatistics(count: number, onSingleValue: OnSingleValue): boolean {
+  return count >= (onSingleValue === "useRunning" ? 2 : 1);
+}
+
 /** Values a channel in the smallest group that has some. */
 export function leastCount({ parts }: Groups): number {
   return Math.min(...parts.map(({ count }) => count).filter((count) => count > 0));

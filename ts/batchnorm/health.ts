@@ -1,3 +1,6 @@
+import type { Runtime } from "../runtime/runtime.js";
+import type { GroupStatistics } from "./group-statistics.js";
+
 /** How a batch norm's own statistics of its last batches stand to its running statistics. NaN before the first of them. */
 export interface BatchNormHealth {
   /** Values a channel in the last batch, or in the smallest of its groups. Few of them make its statistics noisy. */
@@ -8,8 +11,8 @@ export interface BatchNormHealth {
    */
   readonly drift: number;
   /**
-   * How far evaluation's normalised values are from training's, as a root mean square over all channels; training's have
-   * root mean square 1. 0 where the running statistics are the batches'.
+   * How far evaluation's normalised values are from training's (with `renorm` r·x̂ + d), as a root mean square over all
+   * channels; training's x̂ have root mean square 1. 0 where the running statistics are the batches'.
    */
   readonly mismatch: number;
   /** The smallest variance among the channels. */
@@ -33,20 +36,30 @@ export interface RecordedBatch {
   /** Values a channel, and in its smallest group. */
   readonly values: number;
   readonly least: number;
-  /** mean[channels], m2[channels]. */
+  /** mean[channels], m2[channels]: of the variances that normalised. */
   readonly triple: Float64Array;
+  /** r[channels], d[channels] of each group of so many values; none without renorm. */
+  readonly corrections: readonly { readonly count: number; readonly values: Float64Array }[];
+}
+
+/** What the run of a step left in the places of its statistics; `least` is of the smallest group. */
+export function batchOf(runtime: Runtime, statistics: GroupStatistics, least: number): RecordedBatch {
+  const { count: values, plainTriple, moving } = statistics;
+  const triple = runtime.f64(plainTriple.value, plainTriple.bytes / 8);
+  const corrections = moving.flatMap(({ count, renorm }) =>
+    renorm === null ? [] : [{ count, values: runtime.f64(renorm.value, renorm.bytes / 8) }],
+  );
+  return { values, least, triple, corrections };
 }
 
 /**
  * Watches a batch norm: takes what each step has left of its statistics anyway, and makes figures of it when asked. A step costs
- * a copy of two numbers a channel, and allocates nothing.
+ * two additions a channel.
  */
 export class HealthMonitor {
   readonly #epsilon: number;
-  /** Of the last batch its triple, of gathered ones [Σ values·mean, Σ m2]. */
+  /** [Σ values·mean, Σ m2], with renorm also [Σ values·r, Σ values·d]: of the last batch, or of those that were gathered. */
   #sums = new Float64Array();
-  /** What divides the sums of means: 1 or the values. */
-  #weight = 1;
   #values = 0;
   #least = 0;
   #refused = 0;
@@ -57,22 +70,27 @@ export class HealthMonitor {
   }
 
   /** A batch that moved the running statistics. */
-  record({ values, least, triple }: RecordedBatch): void {
-    if (this.#sums.length !== triple.length) this.#sums = new Float64Array(triple.length);
-    this.#least = least;
-    if (!this.#gathering) {
-      this.#sums.set(triple);
-      [this.#weight, this.#values] = [1, values];
-      return;
+  record({ values, least, triple, corrections }: RecordedBatch): void {
+    const length = triple.length * (corrections.length > 0 ? 2 : 1);
+    const known = this.#sums.length === length;
+    if (!known) this.#sums = new Float64Array(length);
+    if (!known || !this.#gathering || this.#values === 0) {
+      this.#sums.fill(0);
+      this.#values = 0;
     }
-    if (this.#values === 0) this.#sums.fill(0);
+    const add = (i: number, value: number) => {
+      this.#sums[i] = (this.#sums[i] as number) + value;
+    };
     const channels = triple.length / 2;
-    for (let i = 0; i < triple.length; i++) {
-      const factor = i < channels ? values : 1;
-      this.#sums[i] = (this.#sums[i] as number) + factor * (triple[i] as number);
+    for (let c = 0; c < channels; c++) {
+      add(c, values * (triple[c] as number));
+      add(channels + c, triple[channels + c] as number);
+    }
+    for (const { count, values: own } of corrections) {
+      for (let i = 0; i < own.length; i++) add(2 * channels + i, count * (own[i] as number));
     }
     this.#values += values;
-    this.#weight = this.#values;
+    this.#least = least;
   }
 
   /** A batch that did not reach the running statistics. */
@@ -86,21 +104,30 @@ export class HealthMonitor {
     if (together) this.#values = 0;
   }
 
+  /** As if there had been no batch. */
+  reset(): void {
+    this.#values = 0;
+    this.#refused = 0;
+  }
+
   /** The figures beside these running statistics. */
   beside(runningMean: Float32Array, runningVariance: Float32Array): BatchNormHealth {
     const refusedUpdates = this.#refused;
     if (this.#values === 0) return { ...OF_NO_BATCH, refusedUpdates };
     let [drift, squares, smallestVariance, constantChannels] = [0, 0, Number.POSITIVE_INFINITY, 0];
-    const channels = this.#sums.length / 2;
+    const channels = runningMean.length;
+    const renorm = this.#sums.length === 4 * channels;
+    const of = (which: number, c: number) => (this.#sums[which * channels + c] as number) / this.#values;
     for (let c = 0; c < channels; c++) {
-      const mean = (this.#sums[c] as number) / this.#weight;
-      const variance = (this.#sums[channels + c] as number) / this.#values;
+      const [mean, variance] = [of(0, c), of(1, c)];
+      const [r, d] = renorm ? [of(2, c), of(3, c)] : [1, 0];
       const running = (runningVariance[c] as number) + this.#epsilon;
       const shift = (mean - (runningMean[c] as number)) / Math.sqrt(running);
-      const stretch = Math.sqrt((variance + this.#epsilon) / running) - 1;
+      const stretch = Math.sqrt((variance + this.#epsilon) / running);
+      const [constant, slope] = [shift - d, stretch - r];
       drift = Math.max(drift, Math.abs(shift));
-      // Evaluation makes shift + (1 + stretch)·x̂ of what training makes x̂ of, whose mean is 0 and mean square 1.
-      squares += shift * shift + stretch * stretch;
+      // Evaluation makes shift + stretch·x̂ of what training makes r·x̂ + d of; x̂ has mean 0 and mean square 1.
+      squares += constant * constant + slope * slope;
       smallestVariance = Math.min(smallestVariance, variance);
       if (variance === 0) constantChannels += 1;
     }

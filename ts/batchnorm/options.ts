@@ -2,6 +2,7 @@ import { type Activation, type ActivationCode, activationCode, frozenActivation 
 import { checkBoolean, checkInteger, checkNumber, checkOptions, isPositiveF32, oneOf } from "../runtime/check.js";
 import { ValueError } from "../runtime/errors.js";
 import { type ChannelAxes, checkAxes } from "./axes.js";
+import type { OnSingleValue } from "./groups.js";
 import { checkInitial, checkInitialLength, type InitialValues } from "./initial.js";
 import { type RenormOptions, renormConfig } from "./renorm.js";
 
@@ -44,7 +45,7 @@ export interface BatchNormOptions {
    * When training meets one value a channel, whose variance means nothing: throw ("error", default), normalise with the
    * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate").
    */
-  readonly onSingleValue?: "error" | "useRunning" | "skipUpdate";
+  readonly onSingleValue?: OnSingleValue;
   /** Batch renormalization in training. Default null: none. */
   readonly renorm?: RenormOptions | null;
   /** Fused after the normalisation, forward and backward. Default "linear". */

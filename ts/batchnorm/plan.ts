@@ -1,6 +1,7 @@
 import { Program, Region, type Scalar } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
-import { BatchNormCore, type CoreSettings } from "./core.js";
+import { BatchNormCore } from "./core.js";
+import type { CoreSettings } from "./group-statistics.js";
 import type { StateRule } from "./states.js";
 
 /** A shape and a state made ready to run: the sections of a program, and the regions of what the user brings. */
@@ -29,15 +30,15 @@ export function planStep(shape: Shape, rule: StateRule, rate: Scalar, settings: 
   const data = (label: string) => Region.at(label, 0, bytes);
   const [x, y, dy, dx, add, dz] = [data("x"), data("y"), data("dy"), data("dx"), data("add"), data("dz")];
   const batch = rule.statistics === "batch";
-  if (batch) core.batchStatistics(x);
+  if (batch) core.statistics.ofBatch(x);
   const statisticsEnd = program.length;
-  program.touch(core.notFinite);
-  if (!batch) core.runningStatistics();
+  program.touch(core.statistics.notFinite);
+  if (!batch) core.statistics.running();
   core.normalize(y, x, withAdd ? add : null);
   const forwardEnd = program.length;
   // Read between the two.
-  if (core.renorm !== null) program.touch(core.renorm);
-  if (rule.updates && core.count > 0) core.updateRunning(rate);
+  for (const region of core.statistics.kept) program.touch(region);
+  if (rule.updates && core.statistics.count > 0) core.statistics.updateRunning(rate);
   const commitEnd = program.length;
   if (rule.gradients && withAdd) core.residualGradient(dz, dy, x, add);
   if (rule.gradients) core.gradient(dx, withAdd ? dz : dy, x);

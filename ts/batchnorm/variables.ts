@@ -2,7 +2,7 @@ import { Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import { Tensor } from "../runtime/tensor.js";
-import type { BatchNormRegions } from "./core.js";
+import type { BatchNormRegions } from "./group-statistics.js";
 import { fillInitial } from "./initial.js";
 import type { BatchNormConfig } from "./options.js";
 import { type KerasRegions, kerasStatistics } from "./renorm.js";

@@ -1,13 +1,14 @@
 //! Double backward: the gradients of what batch norm's backward pass gives, for gradient penalties and Hessian products.
 //!
-//! With z = γ(r·x̂ + d) + β (r = 1 and d = 0 without renorm; both constant), dz = dy·f′(z), n values a channel, and given
-//! ddx, ddγ, ddβ, let L = Σddx·dx + Σddγ·dγ + Σddβ·dβ. With P v = v − Σv/n − x̂·Σ(v·x̂)/n, dx = γ·r·rstd·P dz, and P is
-//! symmetric, so L = Σdz·G with
+//! With z = γ(r·x̂ + d) + β + s (r = 1 and d = 0 without renorm, both constant; s a residual, 0 without), dz = dy·f′(z), n
+//! values a channel, and given ddx, ddγ, ddβ, dds, let L = Σddx·dx + Σddγ·dγ + Σddβ·dβ + Σdds·ds, where ds = dz. With
+//! P v = v − Σv/n − x̂·Σ(v·x̂)/n, dx = γ·r·rstd·P dz, and P is symmetric, so L = Σdz·G with
 //!
-//! G = γ·r·rstd·P ddx + ddγ·(r·x̂ + d) + ddβ.
+//! G = γ·r·rstd·P ddx + ddγ·(r·x̂ + d) + ddβ + dds.
 //!
 //! - ∂L/∂dy = G·f′(z).
-//! - With h = dy·f″(z)·G, what reaches L through z, and Q = Σddx·P dz: ∂L/∂γ = r·rstd·Q + Σh·(r·x̂ + d), ∂L/∂β = Σh.
+//! - With h = dy·f″(z)·G, what reaches L through z, and Q = Σddx·P dz: ∂L/∂γ = r·rstd·Q + Σh·(r·x̂ + d), ∂L/∂β = Σh,
+//!   ∂L/∂s = h.
 //! - ∂L/∂x̂ = t = −γ·r·rstd·(ddx·Σdz·x̂ + dz·Σddx·x̂)/n + ddγ·r·dz + γ·r·h, and L depends on rstd as γ·r·rstd·Q, so that
 //!   ∂L/∂x = rstd·(t − Σt/n − x̂·(Σt·x̂ + γ·r·rstd·Q)/n).
 //!
@@ -16,22 +17,27 @@
 //! [`sums`] reads a channel twice and leaves its numbers; [`apply`] goes over the elements in order. Both serve any layout
 //! { outer, channels, inner }. Right before fast: everything is in f64 but z, f′ and f″, which are those of the f32
 //! kernels, so that each value is on the forward pass's side of a kink. Traffic: 24 bytes a value for the sums (by channels,
-//! so whole cache lines for a few bytes of them), 12 read and 8 written to apply them.
+//! so whole cache lines for a few bytes of them), 12 read and 8 written to apply them; with a residual 16 more read for the
+//! sums, and 8 read and 4 written.
 
 use super::{Coefficients, rstd};
 use crate::activation::derivatives;
 use crate::simd::{F32x4, LANES};
 use core::ops::Range;
 
-/// What both passes read. An empty ddx is all zeros.
+/// What both passes read. What may be empty is all zeros then.
 #[derive(Clone, Copy)]
 pub struct Values<'a> {
     /// The gradient of y.
     pub dy: &'a [f32],
     /// The input of the forward pass.
     pub x: &'a [f32],
-    /// What multiplies dx in L.
+    /// What multiplies dx in L; may be empty.
     pub ddx: &'a [f32],
+    /// The residual s of the forward pass; may be empty.
+    pub add: &'a [f32],
+    /// What multiplies the residual's gradient in L; may be empty.
+    pub ddadd: &'a [f32],
 }
 
 /// An activation by its numbers.
@@ -50,7 +56,7 @@ pub const TABLE: usize = 9;
 struct Table {
     mean: f64,
     rstd: f64,
-    /// G = constant + of_xhat·x̂ + of_ddx·ddx.
+    /// G = constant + of_xhat·x̂ + of_ddx·ddx + dds.
     constant: f64,
     of_xhat: f64,
     of_ddx: f64,
@@ -77,7 +83,7 @@ impl Table {
     }
 
     fn g(&self, v: Value) -> f64 {
-        self.constant + self.of_xhat * self.xhat(v) + self.of_ddx * v.ddx
+        self.constant + self.of_xhat * self.xhat(v) + self.of_ddx * v.ddx + v.ddadd
     }
 
     fn h(&self, v: Value) -> f64 {
@@ -95,6 +101,7 @@ struct Value {
     x: f64,
     dy: f64,
     ddx: f64,
+    ddadd: f64,
     slope: f64,
     curvature: f64,
 }
@@ -136,15 +143,19 @@ fn visit(
             let i = start + n / run * stride + n % run;
             let c = (layout.first + i) / layout.inner % layout.channels;
             at[lane] = (i, c);
-            z[lane] = (v.x[i] - k.shift[c]) * k.scale[c] + k.offset[c];
+            z[lane] = (v.x[i] - k.shift[c]) * k.scale[c] + k.offset[c] + or_zero(v.add, i);
         }
         let (slope, curvature) = derivatives(F32x4::from_array(z), f.kind, f.p[0], f.p[1]);
         let (slope, curvature) = (slope.to_array(), curvature.to_array());
         for (lane, &(i, c)) in at[..lanes].iter().enumerate() {
-            let [x, dy, ddx] = [v.x[i], v.dy[i], v.ddx.get(i).copied().unwrap_or(0.0)].map(f64::from);
-            each(i, c, Value { x, dy, ddx, slope: slope[lane].into(), curvature: curvature[lane].into() });
+            let [x, dy, ddx, ddadd] = [v.x[i], v.dy[i], or_zero(v.ddx, i), or_zero(v.ddadd, i)].map(f64::from);
+            each(i, c, Value { x, dy, ddx, ddadd, slope: slope[lane].into(), curvature: curvature[lane].into() });
         }
     }
+}
+
+fn or_zero(values: &[f32], i: usize) -> f32 {
+    values.get(i).copied().unwrap_or(0.0)
 }
 
 /// For each channel of `range`: its [`TABLE`] numbers, and \[∂L/∂γ, ∂L/∂β\] for it. `second` is ddγ then ddβ, `renorm` r
@@ -217,10 +228,11 @@ pub fn sums(
     }
 }
 
-/// ∂L/∂x and ∂L/∂dy of the elements from `first` on, by the tables of [`sums`] over all channels.
+/// ∂L/∂x, ∂L/∂dy and, unless empty, ∂L/∂s of the elements from `first` on, by the tables of [`sums`] over all channels.
 pub fn apply(
     dx: &mut [f32],
     ddy: &mut [f32],
+    dadd: &mut [f32],
     tables: &[f64],
     v: Values,
     k: Coefficients,
@@ -235,5 +247,8 @@ pub fn apply(
         let table = Table::from_array(tables[c]);
         dx[i] = (table.rstd * (table.t(v) + table.shift + table.slope * table.xhat(v))) as f32;
         ddy[i] = (table.g(v) * v.slope) as f32;
+        if let Some(to) = dadd.get_mut(i) {
+            *to = table.h(v) as f32;
+        }
     });
 }

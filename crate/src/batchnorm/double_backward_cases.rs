@@ -36,13 +36,16 @@ struct Setting {
     /// Of renorm, constant.
     r: Vec<f64>,
     d: Vec<f64>,
+    /// What multiplies the residual's gradient.
+    ddadd: Vec<f64>,
 }
 
 impl Setting {
-    fn z(&self, x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
+    fn z(&self, x: &[f64], gamma: &[f64], beta: &[f64], add: &[f64]) -> Vec<f64> {
         let (mean, variance) = self.frozen.clone().unwrap_or_else(|| oracle::moments(x, self.channels, self.inner));
         let (scale, offset) = self.renormed(gamma, beta);
-        oracle::batch_norm(x, &mean, &variance, &scale, &offset, self.inner, EPSILON)
+        let z = oracle::batch_norm(x, &mean, &variance, &scale, &offset, self.inner, EPSILON);
+        z.iter().zip(add).map(|(z, add)| z + add).collect()
     }
 
     /// γ(r·x̂ + d) + β as (γ·r)·x̂ + (γ·d + β).
@@ -50,10 +53,10 @@ impl Setting {
         (0..self.channels).map(|c| (gamma[c] * self.r[c], gamma[c] * self.d[c] + beta[c])).unzip()
     }
 
-    /// Σddx·dx + Σddγ·dγ + Σddβ·dβ.
-    fn product(&self, x: &[f64], dy: &[f64], gamma: &[f64], beta: &[f64], ddx: &[f64], second: &[f64]) -> f64 {
+    /// Σddx·dx + Σddγ·dγ + Σddβ·dβ + Σdds·ds.
+    fn product(&self, [x, dy, gamma, beta, add]: [&[f64]; 5], ddx: &[f64], second: &[f64]) -> f64 {
         let Kind { kind, p: [p0, p1] } = self.kind;
-        let z = self.z(x, gamma, beta);
+        let z = self.z(x, gamma, beta, add);
         let dz: Vec<f64> = z.iter().zip(dy).map(|(&z, dy)| dy * oracle::activation(kind, p0, p1, z).1).collect();
         let (scale, _) = self.renormed(gamma, beta);
         let (mut dx, mut of_xhat, dbeta) = oracle::batch_norm_gradient(&dz, x, &scale, self.inner, EPSILON);
@@ -68,7 +71,7 @@ impl Setting {
         }
         let dgamma = (0..self.channels).map(|c| self.r[c] * of_xhat[c] + self.d[c] * dbeta[c]);
         let parameters: Vec<f64> = dgamma.chain(dbeta.iter().copied()).collect();
-        oracle::dot(ddx, &dx) + oracle::dot(second, &parameters)
+        oracle::dot(ddx, &dx) + oracle::dot(second, &parameters) + oracle::dot(&self.ddadd, &dz)
     }
 }
 
@@ -98,6 +101,10 @@ fn one_shape(
         Vec::new()
     };
 
+    // Two of four kinds with a residual: one with renorm, one without.
+    let (add, ddadd) = if kind % 4 < 2 { (random.vector(len), random.vector(len)) } else { (vec![], vec![]) };
+    let wide_or_zeros = |values: &[f32]| if values.is_empty() { vec![0.0; len] } else { widen(values) };
+
     // Statistics of x, or others near them; the oracle's x is about zero, where differences keep their digits.
     let near: Vec<f64> = widen(&x).iter().map(|v| v - f64::from(far)).collect();
     let (wide_dy, wide_ddx, wide_gamma, wide_beta) = (widen(&dy), widen(&ddx), widen(&gamma), widen(&beta));
@@ -112,8 +119,9 @@ fn one_shape(
         (renorm[..channels].to_vec(), renorm[channels..].to_vec())
     };
     let frozen = (!batch).then(|| (mean.clone(), variance.clone()));
-    let setting = Setting { channels, inner, kind: f, frozen, r, d };
-    let z = setting.z(&near, &wide_gamma, &wide_beta);
+    let wide_add = wide_or_zeros(&add);
+    let setting = Setting { channels, inner, kind: f, frozen, r, d, ddadd: wide_or_zeros(&ddadd) };
+    let z = setting.z(&near, &wide_gamma, &wide_beta, &wide_add);
     let kinks = [0.0, f64::from(p[0]), f64::from(p[1]), -3.0, 3.0];
     if z.iter().any(|z| kinks.iter().any(|kink| (z - kink).abs() < 2e-4)) {
         return false;
@@ -125,7 +133,7 @@ fn one_shape(
     let mut tables = vec![0.0; 3 * channels];
     coefficients(&mut tables, &far_mean, &m2, &renorm, &gamma, &beta, count, EPSILON);
     let k = Coefficients::new(&tables, channels);
-    let values = Values { dy: &dy, x: &x, ddx: &ddx };
+    let values = Values { dy: &dy, x: &x, ddx: &ddx, add: &add, ddadd: &ddadd };
     let (mut numbers, mut parameters) = (vec![0.0; TABLE * channels], vec![0.0; 2 * channels]);
     // In two ranges of channels, and two of elements, as two threads would.
     let (low, high) = numbers.split_at_mut(TABLE * (channels / 2));
@@ -138,24 +146,37 @@ fn one_shape(
             batch, f,
         );
     }
-    let (mut dx, mut ddy) = (vec![0.0; len], vec![0.0; len]);
+    let (mut dx, mut ddy, mut dadd) = (vec![0.0; len], vec![0.0; len], vec![0.0; add.len()]);
     let half = len / 2;
     for range in [0..half, half..len] {
-        let values = Values { dy: &dy[range.clone()], x: &x[range.clone()], ddx: &ddx[range.clone()] };
-        apply(&mut dx[range.clone()], &mut ddy[range.clone()], &numbers, values, k, range.start, inner, f);
+        let [dy, x, ddx] = [&dy, &x, &ddx].map(|v| &v[range.clone()]);
+        let [add, ddadd] = [&add, &ddadd].map(|v| v.get(range.clone()).unwrap_or(&[]));
+        let dadd = dadd.get_mut(range.clone()).unwrap_or(&mut []);
+        let values = Values { dy, x, ddx, add, ddadd };
+        apply(&mut dx[range.clone()], &mut ddy[range.clone()], dadd, &numbers, values, k, range.start, inner, f);
     }
 
-    let product =
-        |x: &[f64], dy: &[f64], gamma: &[f64], beta: &[f64]| setting.product(x, dy, gamma, beta, &wide_ddx, &second);
-    let want_dx = oracle::gradient_by_differences(&near, |x| product(x, &wide_dy, &wide_gamma, &wide_beta));
-    let want_ddy = oracle::gradient_by_differences(&wide_dy, |dy| product(&near, dy, &wide_gamma, &wide_beta));
-    let want_dgamma = oracle::gradient_by_differences(&wide_gamma, |gamma| product(&near, &wide_dy, gamma, &wide_beta));
-    let want_dbeta = oracle::gradient_by_differences(&wide_beta, |beta| product(&near, &wide_dy, &wide_gamma, beta));
+    let point: [&[f64]; 5] = [&near, &wide_dy, &wide_gamma, &wide_beta, &wide_add];
+    let differences = |which: usize| {
+        oracle::gradient_by_differences(point[which], |values| {
+            let mut point = point;
+            point[which] = values;
+            setting.product(point, &wide_ddx, &second)
+        })
+    };
+    let [want_dx, want_ddy, want_dgamma, want_dbeta, want_dadd] = [0, 1, 2, 3, 4].map(differences);
 
-    let bounds =
-        Bounds::new(&setting, [&near, &wide_dy, &wide_ddx], [&wide_gamma, &wide_beta, &second], [&mean, &variance]);
+    let bounds = Bounds::new(
+        &setting,
+        [&near, &wide_dy, &wide_ddx, &wide_add],
+        [&wide_gamma, &wide_beta, &second],
+        [&mean, &variance],
+    );
     check.f32s("dx", &dx, &want_dx, |i| ULP * bounds.dx[i]);
     check.f32s("ddy", &ddy, &want_ddy, |i| ULP * bounds.ddy[i]);
+    if !dadd.is_empty() {
+        check.f32s("dadd", &dadd, &want_dadd, |i| ULP * bounds.dadd[i]);
+    }
     let (dgamma, dbeta): (Vec<f64>, Vec<f64>) = parameters.chunks_exact(2).map(|p| (p[0], p[1])).unzip();
     check.f64s("dgamma", &dgamma, &want_dgamma, |c| ULP * bounds.dgamma[c]);
     check.f64s("dbeta", &dbeta, &want_dbeta, |c| ULP * bounds.dbeta[c]);
@@ -163,10 +184,11 @@ fn one_shape(
 }
 
 /// Errors allowed, in ULP of 1: D = 6 + 4·Z times the sum of the magnitudes of every term. The f32 z is off by at most 2·Z
-/// of them, Z = |γ|·max(1, |x̂|) + |β|, and |f‴| ≤ 2; f′ and f″ add at most 6; all else is f64, rounded once.
+/// of them, Z = |γ|·max(1, |x̂|) + |β| + |s|, and |f‴| ≤ 2; f′ and f″ add at most 6; all else is f64, rounded once.
 struct Bounds {
     dx: Vec<f64>,
     ddy: Vec<f64>,
+    dadd: Vec<f64>,
     dgamma: Vec<f64>,
     dbeta: Vec<f64>,
 }
@@ -174,11 +196,11 @@ struct Bounds {
 impl Bounds {
     fn new(
         setting: &Setting,
-        [x, dy, ddx]: [&[f64]; 3],
+        [x, dy, ddx, add]: [&[f64]; 4],
         [gamma, beta, second]: [&[f64]; 3],
         [mean, variance]: [&[f64]; 2],
     ) -> Self {
-        let Setting { channels, inner, r, d, .. } = setting;
+        let Setting { channels, inner, r, d, ddadd, .. } = setting;
         let (channels, inner) = (*channels, *inner);
         let of = |i: usize| i / inner % channels;
         let n = (x.len() / channels) as f64;
@@ -198,7 +220,7 @@ impl Bounds {
                 let c = of(i);
                 let through = ddx[i] + ddx_sum[c] / n + xhat[i] * ddx_xhat[c] / n;
                 let parameters = second[c].abs() * (r[c] * xhat[i] + d[c].abs()) + second[channels + c].abs();
-                slope[c] * rstd[c] * through + parameters
+                slope[c] * rstd[c] * through + parameters + ddadd[i].abs()
             })
             .collect();
         let t: Vec<f64> = (0..x.len())
@@ -213,7 +235,8 @@ impl Bounds {
         let (t_sum, t_xhat) = (sum(&|i| t[i]), sum(&|i| t[i] * xhat[i]));
         let (h_sum, h_xhat) = (sum(&|i| dy[i] * g[i]), sum(&|i| dy[i] * g[i] * (r[of(i)] * xhat[i] + d[of(i)].abs())));
         let mut off = vec![0.0f64; channels];
-        let z = |i: usize| slope[of(i)] * xhat[i].max(1.0) + (gamma[of(i)] * d[of(i)] + beta[of(i)]).abs();
+        let z =
+            |i: usize| slope[of(i)] * xhat[i].max(1.0) + (gamma[of(i)] * d[of(i)] + beta[of(i)]).abs() + add[i].abs();
         (0..x.len()).for_each(|i| off[of(i)] = off[of(i)].max(6.0 + 4.0 * z(i)));
         Self {
             dx: (0..x.len())
@@ -224,6 +247,7 @@ impl Bounds {
                 })
                 .collect(),
             ddy: (0..x.len()).map(|i| off[of(i)] * g[i]).collect(),
+            dadd: (0..x.len()).map(|i| off[of(i)] * dy[i] * g[i]).collect(),
             dgamma: (0..channels).map(|c| off[c] * (r[c] * rstd[c] * q(c) + h_xhat[c])).collect(),
             dbeta: (0..channels).map(|c| off[c] * h_sum[c]).collect(),
         }

@@ -1,7 +1,7 @@
 import { type View, viewOf } from "../../batchnorm/axes.js";
 import { BatchNormCore } from "../../batchnorm/core.js";
-import { type Groups, groupsOf, leastCount } from "../../batchnorm/groups.js";
-import { type BatchNormHealth, HealthMonitor } from "../../batchnorm/health.js";
+import { type Groups, groupsOf, hasOwnStatistics, leastCount } from "../../batchnorm/groups.js";
+import { type BatchNormHealth, batchOf, HealthMonitor } from "../../batchnorm/health.js";
 import { mapInitial } from "../../batchnorm/initial.js";
 import {
   activationOf,
@@ -224,11 +224,11 @@ export class BatchNormalization extends Layer {
     const [, add = null] = inputs;
     const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
     const groups = this.#groups(emission, this.#config.groupSize);
-    const rule = this.#ruleFor(leastCount(groups), emission.batch, first(emission.inputShapes));
+    const rule = this.#ruleFor(groups, emission.batch, first(emission.inputShapes));
     const core = this.#core(emission, groups, limits);
     const y = emission.values("y", emission.outputSize);
-    if (rule.statistics === "batch") core.batchStatistics(x);
-    else core.runningStatistics();
+    if (rule.statistics === "batch") core.statistics.ofBatch(x);
+    else core.statistics.running();
     core.normalize(y, x, add);
     return {
       y,
@@ -251,8 +251,10 @@ export class BatchNormalization extends Layer {
     const shape = first(inputs);
     const { axes } = this.#view([split.samples, ...shape]);
     const groups = groupsOf(axes, split.samples, this.#config.groupSize);
-    const rule = this.#ruleFor(leastCount(groups), split.samples, shape);
-    if (rule.statistics === "running") return null;
+    const rule = this.#ruleFor(groups, split.samples, shape);
+    const { onSingleValue } = this.#config;
+    const own = groups.parts.some(({ count }) => hasOwnStatistics(count, onSingleValue));
+    if (rule.statistics === "running" || !own) return null;
     const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
     return new SplitBatchNorm(split, {
       name: this.name,
@@ -272,33 +274,33 @@ export class BatchNormalization extends Layer {
     limits: RenormLimits | null,
   ): Pick<Trained, "staged" | "commit"> {
     const health = this.#health;
-    const { channels, count: values } = groups.whole.cut;
-    const least = leastCount(groups);
-    if (rule.statistics === "running") return STATES[this.state].updates ? { commit: () => health.refuse() } : {};
+    const { channels } = groups.whole.cut;
+    const { statistics } = core;
+    if (!statistics.fromBatch) return rule.updates ? { commit: () => health.refuse() } : {};
+    const moves = statistics.count > 0;
     const rate = new Scalar(0);
-    const triple = core.runningTriple;
     const [mean, variance] = [variable("moving_mean").value, variable("moving_variance").value];
     if (this.#running.mean.length !== channels) {
       this.#running = { mean: new Float32Array(channels), variance: new Float32Array(channels) };
     }
     const staged: Staged = {
-      notFinite: core.notFinite,
+      notFinite: statistics.notFinite,
       channels,
-      kept: [triple],
+      kept: statistics.kept,
       prepare: () => limits?.prepare(this.#rule),
       emitCommit: () => {
-        if (rule.updates) core.updateRunning(rate);
+        if (moves) statistics.updateRunning(rate);
       },
       prepareCommit: () => {
         rate.value = this.#rule.rate;
       },
       commit: (runtime) => {
-        if (!rule.updates) {
+        if (!moves) {
           health.refuse();
           return;
         }
         this.#rule.commit();
-        health.record({ values, least, triple: runtime.f64(triple.value, 2 * channels) });
+        health.record(batchOf(runtime, statistics, leastCount(groups)));
         this.#running.mean.set(runtime.f32(mean.value, channels));
         this.#running.variance.set(runtime.f32(variance.value, channels));
       },
@@ -312,9 +314,10 @@ export class BatchNormalization extends Layer {
     const x = first(inputs);
     const groups = this.#groups(emission, null);
     const { count, channels } = groups.whole.cut;
-    const core = this.#core(emission, groups);
-    core.batchStatistics(x);
-    const { triple, notFinite } = core;
+    // Also of one value, which is merged with others.
+    const core = this.#core(emission, groups, null, "skipUpdate");
+    core.statistics.ofBatch(x);
+    const { triple, notFinite } = core.statistics;
     const normalize = () => {
       const y = emission.values("y", emission.outputSize);
       core.normalize(y, x, inputs[1] ?? null);
@@ -326,7 +329,7 @@ export class BatchNormalization extends Layer {
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
     const core = this.#core(emission, this.#groups(emission, null));
     const y = emission.values("y", emission.outputSize);
-    core.runningStatistics();
+    core.statistics.running();
     core.normalize(y, first(inputs), inputs[1] ?? null);
     return y;
   }
@@ -354,7 +357,12 @@ export class BatchNormalization extends Layer {
     return groupsOf(axes, batch, groupSize);
   }
 
-  #core(emission: Emission, groups: Groups, limits: RenormLimits | null = null): BatchNormCore {
+  #core(
+    emission: Emission,
+    groups: Groups,
+    limits: RenormLimits | null = null,
+    onSingleValue = this.#config.onSingleValue,
+  ): BatchNormCore {
     const { program, constants, batch, name, inputShapes, variable, optional } = emission;
     const { epsilon, groupVariance, renorm } = this.#config;
     const keras =
@@ -384,28 +392,21 @@ export class BatchNormalization extends Layer {
       },
       groupVariance,
       correction: (count: number) => this.#rule.correction(count),
-      // Without a mask all groups have one value or none has: the rule of a step says what becomes of that.
-      onSingleValue: "skipUpdate" as const,
+      onSingleValue,
       renorm: limits && renorm && renormSettings(renorm, limits, keras),
     };
     return new BatchNormCore(program, settings, constants);
   }
 
-  #ruleFor(count: number, batch: number, shape: Shape): StateRule {
+  /** @throws {StateError} when a step cannot train the layer in its state, {@link ShapeError} for one value a channel. */
+  #ruleFor(groups: Groups, batch: number, shape: Shape): StateRule {
     const rule = requireCall(this.what, "training step", this.state);
-    if (rule.statistics === "running" || count > 1) return rule;
-    switch (this.#config.onSingleValue) {
-      case "useRunning":
-        return STATES.frozen;
-      case "skipUpdate":
-        return { ...rule, updates: false };
-      case "error":
-        throw new ShapeError(
-          `${this.what}: a batch of ${batch} with samples ${formatShape(shape)} has one value a channel, ` +
-            `which has no variance to train with; choose another batchSize or drop samples, so that no batch has ` +
-            `just 1, freeze() the layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
-        );
-    }
+    if (rule.statistics === "running" || leastCount(groups) > 1 || this.#config.onSingleValue !== "error") return rule;
+    throw new ShapeError(
+      `${this.what}: a batch of ${batch} with samples ${formatShape(shape)} has one value a channel, ` +
+        `which has no variance to train with; choose another batchSize or drop samples, so that no batch has ` +
+        `just 1, freeze() the layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
+    );
   }
 
   #enter(call: keyof typeof TRANSITIONS): this {

@@ -68,7 +68,7 @@ export class SplitBatchNorm implements Phases {
     const { pieces, triples } = this.#part(part);
     const notFinite = pieces.map(() => emission.program.workspace(`${emission.name}/not finite`, 4));
     const places = pieces.map(({ place }) => place);
-    this.#norm.core(emission, places).partStatistics(x, triples, notFinite);
+    this.#norm.core(emission, places).statistics.ofPart(x, triples, notFinite);
     return notFinite;
   }
 
@@ -122,8 +122,8 @@ export class SplitBatchNorm implements Phases {
   emitParameterGradients(emission: Emission): Staged {
     const { parts } = this.#norm.groups;
     const core = this.#norm.core(emission, parts);
-    core.givenGroups(parts.map((group, i) => this.#given(group, i)));
-    if (parts.length > 1) core.mergeGroups();
+    core.statistics.givenGroups(parts.map((group, i) => this.#given(group, i)));
+    if (parts.length > 1) core.statistics.mergeGroups();
     core.parameterGradients(this.#totals);
     return this.#norm.stage(emission, core);
   }
@@ -132,7 +132,7 @@ export class SplitBatchNorm implements Phases {
     const { pieces } = this.#part(part);
     const places = pieces.map(({ place }) => place);
     const core = this.#norm.core(emission, places);
-    core.givenGroups(pieces.map(({ group }) => this.#given(this.#norm.groups.parts[group] as Group, group)));
+    core.statistics.givenGroups(pieces.map(({ group }) => this.#given(this.#norm.groups.parts[group] as Group, group)));
     return core;
   }
 
