@@ -22,6 +22,7 @@ export { type Dataset, type IdxImages, parseIdxImages, parseIdxLabels } from "./
 export { Evenkeel, load } from "./evenkeel.js";
 export type { BatchLogs, Callback, EpochLogs, History } from "./nn/fit.js";
 export type { HealthHistory, HealthWarning } from "./nn/fit-health.js";
+export type { FitOptions } from "./nn/fit-options.js";
 export type { FoldEntry } from "./nn/fold.js";
 export type { Padding, Pair } from "./nn/geometry.js";
 export { Layer, type LayerConfig, type LayerOptions } from "./nn/layer.js";
@@ -31,7 +32,6 @@ export { losses } from "./nn/losses.js";
 export {
   type CompileOptions,
   type Figures,
-  type FitOptions,
   Model,
   type Prediction,
   type SummaryOptions,

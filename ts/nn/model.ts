@@ -3,36 +3,30 @@ import { ArraySource, type BatchSource } from "../data/source.js";
 import { optimizerOf, type optimizers } from "../optim/index.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import { Breather } from "../runtime/breather.js";
-import {
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkOptions,
-  formatValue,
-  isFiniteF32,
-  listNames,
-  oneOf,
-} from "../runtime/check.js";
+import { checkInteger, checkOptions, formatValue, listNames, oneOf } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { formatShape, type Shape, sameShape, sizeOf } from "../runtime/shape.js";
+import { type Shape, sizeOf } from "../runtime/shape.js";
 import { Workspace } from "../runtime/workspace.js";
+import { Calls } from "./calls.js";
 import { encodeModel } from "./encode-model.js";
-import { type Callback, checkCallbacks, type History, Means, runEpochs } from "./fit.js";
+import { type History, Means, runEpochs } from "./fit.js";
 import { FitHealth } from "./fit-health.js";
+import { checkFit, DEFAULT_BATCH, type FitOptions } from "./fit-options.js";
 import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
 import { type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
-import { type Parameter, Parameters, type Weight } from "./parameters.js";
+import { Parameters, type Weight } from "./parameters.js";
 import { Predictor } from "./predictor.js";
 import { RECALIBRATE_MODES, type RecalibrateOptions, recalibrate } from "./recalibrate.js";
 import { describeTraining, memoryBase, summarize } from "./summary.js";
 import { Trainer } from "./trainer.js";
+import { copyGradients, copyWeights, type GivenWeight, setWeights } from "./weights.js";
 
 /** What `compile` takes. */
 export interface CompileOptions {
@@ -42,29 +36,6 @@ export interface CompileOptions {
   readonly loss: keyof typeof losses | SparseCategoricalCrossentropy;
   /** Figures beside the loss. Default none. */
   readonly metrics?: readonly "accuracy"[];
-}
-
-/** What `fit` takes. */
-export interface FitOptions {
-  /** Default 1. */
-  readonly epochs?: number;
-  /** Default 32. The last batch of an epoch may be smaller. */
-  readonly batchSize?: number;
-  /**
-   * How many batches make a step, as one batch of them all would: batch norms take their statistics from all of them, and
-   * the weights move once. `summary` says what it costs. Default 1.
-   */
-  readonly accumulateSteps?: number;
-  /** Whether each epoch goes through the samples in a new order, from the model's seed. Default true. */
-  readonly shuffle?: boolean;
-  /** Samples and labels to evaluate after each epoch. */
-  readonly validationData?: readonly [Samples, Labels];
-  /** The last part of the samples, in [0, 1), to keep for validation instead. Default 0. */
-  readonly validationSplit?: number;
-  /** Called in order. */
-  readonly callbacks?: readonly Callback[];
-  /** Stops between two steps; `fit` then rejects with the signal's reason, and the steps done stay done. */
-  readonly signal?: AbortSignal;
 }
 
 /** What `summary` takes: the training whose costs it prints. */
@@ -101,12 +72,6 @@ export interface ModelParts {
   readonly seed: number;
 }
 
-// They would change what the running call trains with.
-const NOT_IN_CALLBACKS: readonly string[] = ["fit", "trainOnBatch", "compile", "dispose"];
-const DEFAULT_BATCH = 32;
-const NOT_NEGATIVE: Readonly<Record<string, string>> = {
-  ...{ moving_variance: "variance", moving_stddev: "standard deviation", renorm_stddev: "standard deviation" },
-};
 // A stream of random numbers of its own: variables have 0, 1, 2…
 const SHUFFLE_STREAM = 0x5eed;
 // And the layers those from here on.
@@ -133,10 +98,7 @@ export class Model {
   #compiled: Compiled | null = null;
   /** What fit trained with last. */
   #fitted = { batchSize: DEFAULT_BATCH, accumulateSteps: 1 };
-  #fit: "running" | "in a callback" | null = null;
-  /** Another call that runs now, perhaps one that a callback of fit made and did not await. */
-  #call: string | null = null;
-  #disposed = false;
+  readonly #calls: Calls;
 
   /** @internal Use `sequential()`. */
   constructor({ runtime, inputShape, layers, seed }: ModelParts) {
@@ -157,6 +119,7 @@ export class Model {
     });
     const [nodes, parameters, workspace] = [this.#nodes, this.#parameters, new Workspace(runtime)];
     this.#workspace = workspace;
+    this.#calls = new Calls(() => workspace.busy);
     this.#inference = new Inference({
       runtime,
       workspace,
@@ -184,7 +147,7 @@ export class Model {
    * @throws {MemoryLimitError} when there is no room; the model is as it was.
    */
   compile(options: CompileOptions): void {
-    this.#begin("compile");
+    this.#calls.check("compile");
     checkOptions("compile", options, ["optimizer", "loss", "metrics"]);
     const optimizer = optimizerOf(options.optimizer);
     const loss = lossOf(options.loss);
@@ -228,45 +191,19 @@ export class Model {
    */
   async fit(x: Samples, y: Labels, options: FitOptions = {}): Promise<History> {
     const compiled = this.#beginCompiled("fit");
-    const known = ["epochs", "batchSize", "accumulateSteps", "shuffle", "validationData", "validationSplit"];
-    checkOptions("fit", options, [...known, "callbacks", "signal"]);
-    const { epochs = 1, accumulateSteps = 1, shuffle = true, callbacks = [], signal } = options;
-    const { validationData, validationSplit = 0 } = options;
-    checkInteger("fit: epochs", epochs, 1);
-    checkInteger("fit: accumulateSteps", accumulateSteps, 1);
-    checkBoolean("fit: shuffle", shuffle);
-    checkNumber("fit: validationSplit", validationSplit, "in [0, 1)", (value) => value >= 0 && value < 1);
-    checkCallbacks(callbacks);
-    if (signal !== undefined && typeof signal?.throwIfAborted !== "function") {
-      throw new ValueError(`fit: signal must be an AbortSignal, such as controller.signal, got ${formatValue(signal)}`);
-    }
-    const total = countSamples("fit", x, this.inputShape);
-    checkLabels("fit", y, total, compiled.classes);
-    const kept = Math.floor(total * validationSplit);
-    if (kept === 0 && validationSplit > 0) {
-      throw new ValueError(
-        `fit: validationSplit ${validationSplit} of ${total} samples leaves none to validate on; make it larger, or 0`,
-      );
-    }
-    const samples = total - kept;
-    const batchSize = Math.min(samples, checkInteger("fit: batchSize", options.batchSize ?? DEFAULT_BATCH, 1));
-    if (validationData !== undefined && validationSplit > 0) {
-      throw new ValueError("fit: give validationData or validationSplit, not both");
-    }
-    const validation = this.#validationSource(compiled, [x, y], samples, total, validationData);
-
-    const stepSize = Math.min(samples, batchSize * accumulateSteps);
+    const work = checkFit([x, y], options, { inputShape: this.inputShape, classes: compiled.classes });
+    const { epochs, batchSize, stepSize, accumulateSteps, samples, validation, callbacks, signal } = work;
     const stepOf = (batch: number) => ({ batch, microBatch: batchSize });
     compiled.trainer.prepare(stepOf(stepSize));
     if (samples % stepSize > 0) compiled.trainer.prepare(stepOf(samples % stepSize));
     if (validation !== null) this.#inference.prepareEvaluation(compiled.loss, validation.samples, batchSize);
-    const random = shuffle ? this.#shuffle : null;
+    const random = work.shuffle ? this.#shuffle : null;
     const source = new ArraySource({ x, y, end: samples, random });
     const advise = () => adviseOnNonFinite(x, samples, this.inputShape);
     const health = new FitHealth(this.layers);
     const fill = (input: Float32Array, labels: Int32Array) => source.next(input, labels);
     this.#fitted = { batchSize, accumulateSteps };
-    return this.#lockedInFit(() =>
+    return this.#calls.duringFit(() =>
       runEpochs({
         source,
         epochs,
@@ -277,7 +214,7 @@ export class Model {
         health,
         step: (count) => compiled.trainer.step(stepOf(count), fill, advise),
         validate: validation === null ? null : () => this.#evaluate(compiled, validation, batchSize),
-        outside: (call) => this.#outside(call),
+        outside: (call) => this.#calls.duringCallbacks(call),
       }).finally(() => health.close()),
     );
   }
@@ -295,7 +232,7 @@ export class Model {
     const source = new ArraySource({ x, y, end: count });
     const fill = (input: Float32Array, labels: Int32Array) => source.next(input, labels);
     const advise = () => adviseOnNonFinite(x, count, this.inputShape);
-    means.add(await this.#locked("trainOnBatch", () => compiled.trainer.step(whole, fill, advise)), count);
+    means.add(await this.#calls.during("trainOnBatch", () => compiled.trainer.step(whole, fill, advise)), count);
     return means.values;
   }
 
@@ -311,7 +248,7 @@ export class Model {
     checkLabels("evaluate", y, count, compiled.classes);
     this.#inference.prepareEvaluation(compiled.loss, count, batchSize);
     const source = new ArraySource({ x, y, end: count });
-    return this.#locked("evaluate", () => this.#evaluate(compiled, source, batchSize));
+    return this.#calls.during("evaluate", () => this.#evaluate(compiled, source, batchSize));
   }
 
   /**
@@ -320,12 +257,12 @@ export class Model {
    * @throws {StateError} while another call runs; {@link ShapeError}, {@link ValueError} for data.
    */
   async predict(x: Samples, options: { readonly batchSize?: number } = {}): Promise<Prediction> {
-    this.#begin("predict");
+    this.#calls.check("predict");
     const batchSize = this.#batchSize("predict", options);
     const count = countSamples("predict", x, this.inputShape);
     this.#inference.preparePrediction(count, batchSize);
     const breather = new Breather();
-    return this.#locked("predict", async () => {
+    return this.#calls.during("predict", async () => {
       const data = new Float32Array(count * sizeOf(this.outputShape));
       for await (const _done of this.#inference.predict(data, x, batchSize)) await breather.breathe();
       return { shape: [count, ...this.outputShape], data };
@@ -344,7 +281,7 @@ export class Model {
    * {@link ValueError} for data; {@link NonFiniteError} naming the layer that met NaN or infinity.
    */
   async recalibrate(x: Samples, options: RecalibrateOptions = {}): Promise<void> {
-    this.#begin("recalibrate");
+    this.#calls.check("recalibrate");
     checkOptions("recalibrate", options, ["batchSize", "mode"]);
     const batchSize = checkInteger("recalibrate: batchSize", options.batchSize ?? DEFAULT_BATCH, 1);
     const mode = oneOf("recalibrate: mode", options.mode ?? "layerByLayer", RECALIBRATE_MODES);
@@ -352,7 +289,7 @@ export class Model {
     const [runtime, workspace, nodes, parameters] = [this.#runtime, this.#workspace, this.#nodes, this.#parameters];
     const model = { runtime, workspace, nodes, parameters, inputShape: this.inputShape };
     const work = { x, samples, batchSize: Math.min(samples, batchSize), mode };
-    await this.#locked("recalibrate", () => recalibrate({ ...model, ...work }));
+    await this.#calls.during("recalibrate", () => recalibrate({ ...model, ...work }));
   }
 
   /**
@@ -362,14 +299,14 @@ export class Model {
    * @throws {MemoryLimitError} when there is no room.
    */
   predictor(options: { readonly batchSize?: number } = {}): Predictor {
-    this.#begin("predictor");
+    this.#calls.check("predictor");
     const predictor = new Predictor({
       runtime: this.#runtime,
       nodes: this.#nodes,
       inputShape: this.inputShape,
       parameters: this.#parameters,
       batchSize: this.#batchSize("predictor", options),
-      check: () => this.#checkStill("its predictor"),
+      check: () => this.#calls.checkStill("its predictor"),
       unfolded: (x) => {
         const count = x.length / sizeOf(this.inputShape);
         this.#inference.preparePrediction(count, DEFAULT_BATCH);
@@ -386,12 +323,8 @@ export class Model {
 
   /** Copies of all weights, in Keras's order: layer by layer; gamma, beta, moving_mean, moving_variance; kernel, bias. */
   getWeights(): Weight[] {
-    this.#checkStill("getWeights");
-    return this.#parameters.list.map((parameter) => ({
-      name: parameter.path,
-      shape: [...parameter.spec.shape],
-      data: this.#parameters.view(parameter).slice(),
-    }));
+    this.#calls.checkStill("getWeights");
+    return copyWeights(this.#parameters);
   }
 
   /**
@@ -401,14 +334,8 @@ export class Model {
    */
   getGradients(): Weight[] {
     this.#beginCompiled("getGradients");
-    this.#checkStill("getGradients");
-    return this.#parameters.list
-      .filter(({ layer, spec }) => spec.trainable && layer.parametersTrained)
-      .map((parameter) => ({
-        name: parameter.path,
-        shape: [...parameter.spec.shape],
-        data: this.#parameters.gradientView(parameter).slice(),
-      }));
+    this.#calls.checkStill("getGradients");
+    return copyGradients(this.#parameters);
   }
 
   /**
@@ -417,18 +344,9 @@ export class Model {
    * @throws {ShapeError} for another number of weights or another shape, {@link NameError} for another name,
    * {@link ValueError} for values that are not finite. Nothing has changed then.
    */
-  setWeights(
-    weights: readonly { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> }[],
-  ): void {
-    this.#begin("setWeights");
-    const { list } = this.#parameters;
-    if (!Array.isArray(weights) || weights.length !== list.length) {
-      const got = Array.isArray(weights) ? weights.length : formatValue(weights);
-      throw new ShapeError(`setWeights expects ${list.length} weights, as getWeights returns them, got ${got}`);
-    }
-    const pairs = list.map((parameter, i) => [parameter, weights[i]] as const);
-    for (const [parameter, weight] of pairs) checkWeight(parameter, weight);
-    for (const [parameter, weight] of pairs) this.#parameters.view(parameter).set(weight.data);
+  setWeights(weights: readonly GivenWeight[]): void {
+    this.#calls.check("setWeights");
+    setWeights(this.#parameters, weights);
     for (const layer of this.layers) if (layer instanceof BatchNormalization) layer.statisticsWereSet();
   }
 
@@ -440,7 +358,7 @@ export class Model {
    * @throws {NameError | ValueError} for options that do not exist or are out of range.
    */
   summary(print: (line: string) => void = console.log, options: SummaryOptions = {}): void {
-    this.#checkAlive("summary");
+    this.#calls.checkAlive("summary");
     checkOptions("summary", options, ["batchSize", "accumulateSteps"]);
     const { batchSize, accumulateSteps } = { ...this.#fitted, ...options };
     checkInteger("summary: batchSize", batchSize, 1);
@@ -462,100 +380,31 @@ export class Model {
 
   /** The model as a safetensors file: weights, and in the metadata its layers and update counts. No optimizer state. */
   toBytes(): Uint8Array {
-    this.#checkStill("toBytes");
+    this.#calls.checkStill("toBytes");
     return encodeModel(this);
   }
 
   /** Frees the model's memory; a second call does nothing, any other throws a {@link StateError}. */
   dispose(): void {
-    if (this.#disposed) return;
-    this.#begin("dispose");
-    this.#disposed = true;
+    if (this.#calls.disposed) return;
+    this.#calls.check("dispose");
+    this.#calls.end();
     this.#compiled?.trainer.forget();
     this.#workspace.dispose();
     this.#parameters.dispose();
   }
 
-  #checkAlive(call: string): void {
-    if (this.#disposed) throw new StateError(`the model is disposed: ${call} is no longer possible; make a new one`);
-  }
-
-  /** @throws {StateError} while a program changes what the call reads: on a page it goes on beside the main thread. */
-  #checkStill(call: string): void {
-    this.#checkAlive(call);
-    if (!this.#workspace.busy) return;
-    throw new StateError(`the model is computing: await that before ${call}, or call ${call} in a callback of fit`);
-  }
-
-  /** @throws {StateError} unless the call is possible now. */
-  #begin(call: string): void {
-    this.#checkAlive(call);
-    if (this.#call !== null) throw new StateError(`the model is in ${this.#call}: await it before ${call}`);
-    const inCallbacks = !NOT_IN_CALLBACKS.includes(call);
-    if (this.#fit === "running") {
-      const remedy = inCallbacks ? `, or call ${call} in a callback` : "";
-      throw new StateError(`the model is in fit: await it before ${call}${remedy}`);
-    }
-    if (this.#fit === "in a callback" && !inCallbacks) {
-      throw new StateError(`${call} is not possible in a callback of fit; await fit before`);
-    }
-  }
-
   #beginCompiled(call: string): Compiled {
-    this.#begin(call);
+    this.#calls.check(call);
     if (this.#compiled === null) {
       throw new StateError(`${call} needs a compiled model; call compile({ optimizer, loss }) before`);
     }
     return this.#compiled;
   }
 
-  async #locked<T>(call: string, run: () => Promise<T>): Promise<T> {
-    this.#call = call;
-    try {
-      return await run();
-    } finally {
-      this.#call = null;
-    }
-  }
-
-  async #lockedInFit<T>(run: () => Promise<T>): Promise<T> {
-    this.#fit = "running";
-    try {
-      return await run();
-    } finally {
-      this.#fit = null;
-    }
-  }
-
-  /** Callbacks may use the model: no step runs meanwhile. */
-  async #outside(run: () => Promise<void>): Promise<void> {
-    this.#fit = "in a callback";
-    try {
-      await run();
-    } finally {
-      this.#fit = "running";
-    }
-  }
-
   #batchSize(call: string, options: { readonly batchSize?: number }): number {
     checkOptions(call, options, ["batchSize"]);
     return checkInteger(`${call}: batchSize`, options.batchSize ?? DEFAULT_BATCH, 1);
-  }
-
-  #validationSource(
-    { classes }: Compiled,
-    [x, y]: readonly [Samples, Labels],
-    first: number,
-    end: number,
-    data: readonly [Samples, Labels] | undefined,
-  ): BatchSource | null {
-    if (data === undefined) return first === end ? null : new ArraySource({ x, y, first, end });
-    if (!Array.isArray(data) || data.length !== 2) {
-      throw new ValueError(`fit: validationData must be [x, y], got ${formatValue(data)}`);
-    }
-    const count = countSamples("fit: validationData", data[0], this.inputShape);
-    checkLabels("fit: validationData", data[1], count, classes);
-    return new ArraySource({ x: data[0], y: data[1], end: count });
   }
 
   async #evaluate({ loss, accuracy }: Compiled, source: BatchSource, batchSize: number): Promise<Figures> {
@@ -573,32 +422,4 @@ makeDisposable(Model);
 
 function endsInSoftmax(nodes: readonly Node[]): boolean {
   return nodes.at(-1)?.operation instanceof SoftmaxOperation;
-}
-
-function checkWeight(
-  { path, spec, size }: Parameter,
-  weight: { readonly name?: string; readonly shape?: Shape; readonly data: ArrayLike<number> } | undefined,
-): void {
-  if (typeof weight !== "object" || weight === null || weight.data === undefined) {
-    throw new ValueError(
-      `setWeights expects "${path}" as { data }, as getWeights returns it, got ${formatValue(weight)}`,
-    );
-  }
-  const { name, shape, data } = weight;
-  if (name !== undefined && name !== path) {
-    throw new NameError(`setWeights expects "${path}" here, got "${name}"; the order is that of getWeights`);
-  }
-  if (data.length !== size || (shape !== undefined && !(Array.isArray(shape) && sameShape(shape, spec.shape)))) {
-    const got = Array.isArray(shape) ? `${formatShape(shape)} with ${data.length} values` : `${data.length} values`;
-    throw new ShapeError(`setWeights expects "${path}" as ${formatShape(spec.shape)}, got ${got}`);
-  }
-  for (let i = 0; i < size; i++) {
-    const value = data[i] as number;
-    if (!isFiniteF32(value)) {
-      throw new ValueError(`setWeights: "${path}" holds ${formatValue(value)} at ${i}, which is not finite in f32`);
-    }
-    if (NOT_NEGATIVE[spec.name] !== undefined && value < 0) {
-      throw new ValueError(`setWeights: "${path}" holds a negative ${NOT_NEGATIVE[spec.name]}, ${value} at ${i}`);
-    }
-  }
 }
