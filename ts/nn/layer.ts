@@ -55,8 +55,8 @@ export interface Trained {
   /** Counts the step, once its weights have moved. */
   readonly commit?: () => void;
   /**
-   * Appends the backward pass; returns dx for each input, null where it is not wanted. `dy` is the callee's to overwrite;
-   * gradients of variables are overwritten, not added to.
+   * Appends the backward pass; returns dx for each input, null where it is not wanted, each a region of its own, which the
+   * caller may overwrite. `dy` is the callee's to overwrite; gradients of variables are overwritten, not added to.
    */
   backward(dy: Region, wanted: readonly boolean[]): readonly (Region | null)[];
 }
@@ -97,18 +97,24 @@ export interface SplitBatch {
 export interface Phases {
   /** Whether a micro-batch waits for the others: before `emitForward`, and before `emitInputGradient`. */
   readonly waits: boolean;
-  /** Appends what is gathered of an input. Returns u32 regions: how many of the `channels` are not finite. */
-  emitGather(emission: Emission, part: number, x: Region): readonly Region[];
+  /** Appends what is gathered of the inputs. Returns u32 regions: how many of the `channels` are not finite. */
+  emitGather(emission: Emission, part: number, inputs: readonly Region[]): readonly Region[];
   /** Once every part was gathered. */
   mergeGathered(runtime: Runtime): void;
   /** Appends y. */
-  emitForward(emission: Emission, part: number, x: Region): Region;
+  emitForward(emission: Emission, part: number, inputs: readonly Region[]): Region;
   /** Appends what backward needs of all parts. */
-  emitSums(emission: Emission, part: number, dy: Region, x: Region): void;
+  emitSums(emission: Emission, part: number, dy: Region, inputs: readonly Region[]): void;
   /** Once every part has its sums. */
   mergeSums(runtime: Runtime): void;
-  /** Appends dx. */
-  emitInputGradient(emission: Emission, part: number, dy: Region, x: Region): Region;
+  /** Appends dx for each input, as {@link Trained.backward} returns it; with the `dy` that `emitSums` had. */
+  emitInputGradients(
+    emission: Emission,
+    part: number,
+    dy: Region,
+    inputs: readonly Region[],
+    wanted: readonly boolean[],
+  ): readonly (Region | null)[];
   /** Appends the gradients of the layer's variables, for the whole batch; the statistics then wait for the commit. */
   emitParameterGradients(emission: Emission): Staged;
   readonly channels: number;

@@ -93,7 +93,7 @@ export function planTraining(request: TrainingRequest): TrainingPlan {
   const gradient = program.workspace("logit gradient", 4 * batch * classes);
   const lossSums = loss.emit(program, gradient, logits, labels, batch, classes);
   const learns = learningNodes(nodes, parameters);
-  emitBackward({ program, nodes, trained, learns, first: 0, gradient });
+  emitBackward({ program, nodes, trained, learns, first: 0, gradients: new Map([[nodes.length - 1, gradient]]) });
 
   const ranges = parameters.trainedRanges();
   const gradientSquares = emitGradientSquares(program, ranges);
@@ -120,9 +120,24 @@ export function learningNodes(nodes: readonly Node[], parameters: Parameters): r
   return learns;
 }
 
+/** Gradients of outputs, by the numbers of their nodes. */
+export type Gradients = Map<number, Region>;
+
+/** Appends that the gradient of an output has one more part: a node may have several readers. */
+export function addGradient(program: Program, gradients: Gradients, node: number, gradient: Region): void {
+  const sum = gradients.get(node);
+  if (sum === undefined) {
+    gradients.set(node, gradient);
+    return;
+  }
+  const length = sum.bytes / 4;
+  program.call("accumulate", elementChunks(length), sum, gradient, length, ELEMENTS);
+}
+
 /**
  * Appends the backward pass from the last node of `trained` down to `first`, as far as something learns. A node wants the
- * gradient of its input when something before it learns. Returns that of the first node's input; null where none is wanted.
+ * gradient of an input when something before it learns. `gradients` are those that are there; returns those of outputs before
+ * `first`.
  */
 export function emitBackward({
   program,
@@ -130,7 +145,7 @@ export function emitBackward({
   trained,
   learns,
   first,
-  gradient: last,
+  gradients,
 }: {
   readonly program: Program;
   readonly nodes: readonly Node[];
@@ -138,23 +153,32 @@ export function emitBackward({
   readonly trained: readonly Trained[];
   readonly learns: readonly boolean[];
   readonly first: number;
-  readonly gradient: Region;
-}): Region | null {
+  readonly gradients: Gradients;
+}): Gradients {
+  const left = new Map(gradients);
   const dropped = new Map(trained.flatMap(({ y, recompute }) => (recompute === undefined ? [] : [[y, recompute]])));
-  let gradient: Region | null = last;
-  for (let i = trained.length - 1; i >= first && gradient !== null; i--) {
-    if (!learns[i]) return null;
-    const [from = -1] = (nodes[i] as Node).inputs;
-    const x = trained[from]?.y;
-    const recompute = x && dropped.get(x);
-    if (recompute !== undefined) {
+  for (let i = trained.length - 1; i >= first; i--) {
+    const gradient = left.get(i);
+    left.delete(i);
+    if (gradient === undefined || !learns[i]) continue;
+    const { inputs } = nodes[i] as Node;
+    for (const from of inputs) {
+      const x = trained[from]?.y;
+      const recompute = x && dropped.get(x);
+      if (recompute === undefined) continue;
       program.renew(x as Region);
       recompute();
+      // It is there for the readers before this one.
+      dropped.delete(x as Region);
     }
-    const [dx = null]: readonly (Region | null)[] = (trained[i] as Trained).backward(gradient, [learns[from] === true]);
-    gradient = dx;
+    const wanted = inputs.map((from) => learns[from] === true);
+    const found = (trained[i] as Trained).backward(gradient, wanted);
+    inputs.forEach((from, k) => {
+      const dx = found[k] ?? null;
+      if (dx !== null && wanted[k]) addGradient(program, left, from, dx);
+    });
   }
-  return gradient;
+  return left;
 }
 
 /** Appends the sums of squared gradients, f64, one a chunk; null when nothing is trained. */

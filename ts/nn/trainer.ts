@@ -4,12 +4,13 @@ import type { Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { ceilDiv, type Shape, sizeOf } from "../runtime/shape.js";
 import { Workspace } from "../runtime/workspace.js";
-import { type AccumulationPlan, planAccumulation, runAccumulation } from "./accumulate.js";
+import { type AccumulationPlan, runAccumulation } from "./accumulate.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import type { LossSum, SparseCategoricalCrossentropy } from "./losses.js";
 import type { Parameters } from "./parameters.js";
 import { findNonFinite, planTraining, type TrainingPlan, type TrainingRequest } from "./plan.js";
+import { planAccumulation } from "./plan-accumulation.js";
 import type { TrainingCosts } from "./summary.js";
 
 // What a session may hold of the bytes that it is measured by; where it is little, whole cache lines may be more.

@@ -233,7 +233,7 @@ export class BatchNormalization extends Layer {
     return {
       y,
       ...this.#afterStep(emission, core, groups, rule, limits),
-      backward: (dy, [wanted]) => {
+      backward: (dy, [wanted, ofAdd]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
         if (add === null) {
           core.gradient(dx, dy, x);
@@ -242,7 +242,7 @@ export class BatchNormalization extends Layer {
         const dz = emission.values("dz", emission.outputSize);
         core.residualGradient(dz, dy, x, add);
         core.gradient(dx, dz, x);
-        return [dx, dz];
+        return [dx, ofAdd ? dz : null];
       },
     };
   }

@@ -64,11 +64,11 @@ export class SplitBatchNorm implements Phases {
     });
   }
 
-  emitGather(emission: Emission, part: number, x: Region): readonly Region[] {
+  emitGather(emission: Emission, part: number, [x]: readonly Region[]): readonly Region[] {
     const { pieces, triples } = this.#part(part);
     const notFinite = pieces.map(() => emission.program.workspace(`${emission.name}/not finite`, 4));
     const places = pieces.map(({ place }) => place);
-    this.#norm.core(emission, places).statistics.ofPart(x, triples, notFinite);
+    this.#norm.core(emission, places).statistics.ofPart(x as Region, triples, notFinite);
     return notFinite;
   }
 
@@ -90,14 +90,17 @@ export class SplitBatchNorm implements Phases {
     });
   }
 
-  emitForward(emission: Emission, part: number, x: Region): Region {
+  emitForward(emission: Emission, part: number, inputs: readonly Region[]): Region {
+    const [x, add = null] = inputs as readonly [Region, Region?];
     const y = emission.values("y", emission.outputSize);
-    this.#core(emission, part).normalize(y, x);
+    this.#core(emission, part).normalize(y, x, add);
     return y;
   }
 
-  emitSums(emission: Emission, part: number, dy: Region, x: Region): void {
-    this.#core(emission, part).gradientSums(dy, x, this.#part(part).sums);
+  emitSums(emission: Emission, part: number, dy: Region, inputs: readonly Region[]): void {
+    const [x] = inputs as readonly [Region, Region?];
+    const core = this.#core(emission, part);
+    core.gradientSums(beforeActivation(emission, core, dy, inputs), x, this.#part(part).sums);
   }
 
   mergeSums(runtime: Runtime): void {
@@ -113,10 +116,19 @@ export class SplitBatchNorm implements Phases {
     }
   }
 
-  emitInputGradient(emission: Emission, part: number, dy: Region, x: Region): Region {
-    const dx = emission.values("dx", emission.outputSize);
-    this.#core(emission, part).inputGradient(dx, dy, x, this.#part(part).totals);
-    return dx;
+  emitInputGradients(
+    emission: Emission,
+    part: number,
+    dy: Region,
+    inputs: readonly Region[],
+    [wanted, ofAdd]: readonly boolean[],
+  ): readonly (Region | null)[] {
+    const [x] = inputs as readonly [Region, Region?];
+    const core = this.#core(emission, part);
+    const dx = wanted ? emission.values("dx", emission.outputSize) : null;
+    const dz = inputs.length > 1 ? beforeActivation(emission, core, dy, inputs) : null;
+    if (dx !== null) core.inputGradient(dx, dz ?? dy, x, this.#part(part).totals);
+    return [dx, ofAdd ? dz : null];
   }
 
   emitParameterGradients(emission: Emission): Staged {
@@ -145,4 +157,13 @@ export class SplitBatchNorm implements Phases {
   #part(part: number): Part {
     return this.#parts[part] as Part;
   }
+}
+
+/** The gradient that sums and dx are taken of, with the activation still to come: dy, or dz where something was added. */
+function beforeActivation(emission: Emission, core: BatchNormCore, dy: Region, inputs: readonly Region[]): Region {
+  const [x, add] = inputs as readonly [Region, Region?];
+  if (add === undefined) return dy;
+  const dz = emission.values("dz", emission.outputSize);
+  core.residualGradient(dz, dy, x, add);
+  return dz;
 }
