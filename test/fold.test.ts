@@ -124,6 +124,16 @@ const FOLDS: [string, () => Entries, Places][] = [
   ["before one, by rows", () => [image, norm({ axis: 1 }), layers.flatten(), dense()], first("dense")],
   ["before one, by columns", () => [image, norm({ axis: 2 }), layers.flatten(), dense()], first("dense")],
   ["before one, by pixels", () => [image, norm({ axis: [1, 2] }), layers.flatten(), dense()], first("dense")],
+  [
+    "before one, by rows and channels",
+    () => [image, norm({ axis: [1, 3] }), layers.flatten(), dense()],
+    first("dense"),
+  ],
+  [
+    "before two, by rows and channels, without γ",
+    () => [image, norm({ axis: [3, 1], scale: false }), norm({ axis: [1, 3] }), layers.flatten(), dense()],
+    both("dense", "dense"),
+  ],
   ["before one, by values", () => [image, norm({ axis: [1, 2, 3] }), layers.flatten(), dense()], first("dense")],
   ["after a linear convolution", () => [image, conv(), norm()], first("conv2d")],
   [
@@ -267,10 +277,10 @@ describe("a batch norm stays, and the output has the same bits", () => {
       /^its axes \[2,3\] are not the last$/,
     ],
     [
-      "on axes that are no neighbours",
-      () => [image, norm({ axis: [1, 3] }), layers.flatten(), dense()],
+      "on axes that are no neighbours, before a convolution",
+      () => [image, norm({ axis: [1, 3] }), conv(), layers.flatten(), dense()],
       "scaleShift",
-      /^its axes \[1,3\] are no neighbours$/,
+      /^its axes \[1,3\] are not the last$/,
     ],
     [
       "on another axis, before pooling",

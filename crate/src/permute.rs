@@ -1,4 +1,5 @@
-//! A tensor in another order of its axes: for batch norm over axes that are no neighbours, which then runs on rows.
+//! A tensor in another order of its axes: for batch norm over axes that are no neighbours, which then runs on rows. With strides
+//! of 0 its values repeat along an axis: a value a channel becomes one a place.
 //!
 //! Traffic a value: 4 bytes read, at the strides that the axes have, and 4 written.
 
@@ -23,7 +24,8 @@ pub mod cases {
     use crate::selftest::{Case, Check, Random, widen};
 
     /// Every case of this family.
-    pub const CASES: &[Case] = &[Case { name: "permute", run: orders }];
+    pub const CASES: &[Case] =
+        &[Case { name: "permute", run: orders }, Case { name: "permute/repeated", run: repeated }];
 
     fn strides_of(sizes: [usize; 5]) -> [usize; 5] {
         core::array::from_fn(|k| sizes[k + 1..].iter().product())
@@ -64,5 +66,15 @@ pub mod cases {
             permute(&mut back, &y, shape, inverse.map(|k| packed[k]), 0);
             check.f32s("back", &back, &widen(&x), |_| 0.0);
         }
+    }
+
+    /// A value for each place on axes 1 and 3, at every place.
+    fn repeated(check: &mut Check) {
+        let sizes = [2, 3, 4, 2, 5];
+        let x = Random(23).vector(6);
+        let mut y = vec![0.0; 240];
+        permute(&mut y, &x, sizes, [0, 2, 0, 1, 0], 0);
+        let want: Vec<f32> = (0..240).map(|i| x[i / 40 % 3 * 2 + i / 5 % 2]).collect();
+        check.f32s("y", &y, &widen(&want), |_| 0.0);
     }
 }

@@ -2,7 +2,7 @@ import { checkInteger, formatValue } from "../runtime/check.js";
 import { ShapeError, ValueError } from "../runtime/errors.js";
 import { formatShape, type Shape, sizeOf } from "../runtime/shape.js";
 import type { Axes } from "./layout.js";
-import type { Permutation } from "./permutation.js";
+import type { Order, Permutation } from "./permutation.js";
 
 /** The channel axis, or several; negative ones count from the end. */
 export type ChannelAxes = number | readonly number[];
@@ -60,6 +60,13 @@ export function viewOf(what: string, shape: Shape, axis: ChannelAxes): View {
   const axes = first < 0 ? [size(0), 1] : [size(0, first), size(first + 1)];
   const [outer, inner] = axes as [number, number];
   return { channelAxes, channelShape, positions, axes: { outer, channels, inner }, permutation: null };
+}
+
+/** What brings a value a channel to every place of a shape, which has its channels on these axes. */
+export function channelsEverywhere(shape: Shape, channelAxes: readonly number[]): Order {
+  const strides = stridesOf(channelAxes.map((at) => shape[at] as number));
+  const strideOf = (at: number) => (channelAxes.includes(at) ? (strides[channelAxes.indexOf(at)] as number) : 0);
+  return { sizes: shape, strides: shape.map((_, at) => strideOf(at)) };
 }
 
 /** Neighbouring axes of one kind. */

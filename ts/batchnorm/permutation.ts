@@ -3,7 +3,7 @@ import type { Program, Region } from "../runtime/program.js";
 import { ceilDiv, sizeOf } from "../runtime/shape.js";
 
 /** Up to five axes of a result, and the strides of the source along them. */
-interface Order {
+export interface Order {
   readonly sizes: readonly number[];
   readonly strides: readonly number[];
 }
@@ -52,8 +52,8 @@ export class Rows {
   }
 }
 
-/** Appends a copy of x in another order of its axes. */
-function emitPermute(program: Program, y: Region, x: Region, { sizes, strides }: Order): void {
+/** Appends a copy of x in another order of its axes, or, with strides of 0, its values repeated along them. */
+export function emitPermute(program: Program, y: Region, x: Region, { sizes, strides }: Order): void {
   const five = (values: readonly number[], fill: number) =>
     [...new Array<number>(5 - values.length).fill(fill), ...values] as [number, number, number, number, number];
   const width = sizes.at(-1) as number;

@@ -1,4 +1,5 @@
-import { formatAxes } from "../batchnorm/axes.js";
+import { channelsEverywhere, formatAxes } from "../batchnorm/axes.js";
+import type { Order } from "../batchnorm/permutation.js";
 import { isClipped } from "./geometry.js";
 import type { Node } from "./graph.js";
 import type { Layer, Operation } from "./layer.js";
@@ -28,6 +29,8 @@ export interface Fold {
   readonly side: "before" | "after";
   /** Before a layer: neighbouring inputs of it that share a channel. */
   readonly inner: number;
+  /** Before a layer, where no neighbours share one: what brings a value a channel to every input. */
+  readonly spread: Order | null;
   /** The layers between them. */
   readonly through: readonly string[];
 }
@@ -42,6 +45,7 @@ export type Targets = { readonly folds: readonly Fold[] } | { readonly reason: s
 // output is off by 1e-5 of the largest, at 10,000 by 1e-3. Images and ReLU's outputs have single digits.
 const MOST_DEVIATIONS = 100;
 
+const AFTER = { side: "after", inner: 1, spread: null } as const;
 const SECOND_INPUT = "it adds a second input";
 /** The reason that says least. */
 export const NOTHING_BESIDE = "there is no linear layer beside it to fold into";
@@ -63,7 +67,7 @@ export function foldAfter(nodes: readonly Node[], i: number, find: FindValues): 
     if (!isTarget && !isPooling(operation)) return { reason: NOTHING_BESIDE };
     if (axis !== null) return { reason: axis };
     if (readersOf(nodes, at).length > 1) return { reason: `others read "${layer.name}" too` };
-    if (isTarget) return { folds: [{ norm, into: layer, side: "after", inner: 1, through }] };
+    if (isTarget) return { folds: [{ norm, into: layer, ...AFTER, through }] };
     const obstacle = poolingObstacle(node, norm, find);
     if (obstacle !== null) return { reason: obstacle };
     through.unshift(layer.name);
@@ -100,7 +104,7 @@ export function foldIntoNorm(nodes: readonly Node[], i: number): Targets {
   if (!isLinearNorm(operation) || readersOf(nodes, from).length > 1) return { reason: NOTHING_BESIDE };
   const [own, its] = [norm, operation].map((each) => each.view(inputShapes[0] ?? []).channelAxes.join());
   if (own !== its) return { reason: NOTHING_BESIDE };
-  return { folds: [{ norm, into, side: "after", inner: 1, through: [] }] };
+  return { folds: [{ norm, into, ...AFTER, through: [] }] };
 }
 
 /** Whether an operation is a batch norm without an activation of its own. */
@@ -120,14 +124,15 @@ function foldsBeyond(nodes: readonly Node[], i: number, from: NormNode, find: Fi
   // The last node is what the model returns.
   if (readers.length === 0 || i === nodes.length - 1) return { reason: NOTHING_BESIDE };
   const axis = otherAxis(from);
-  const { axes, permutation } = norm.view(from.inputShapes[0] ?? []);
-  if (permutation !== null) return { reason: `its axes ${formatAxes(norm.config.axis)} are no neighbours` };
+  const sample = from.inputShapes[0] ?? [];
+  const { axes, channelAxes, permutation } = norm.view(sample);
+  const spread = permutation && channelsEverywhere([1, ...sample], channelAxes);
   const folds: Fold[] = [];
   for (const reader of readers) {
     const node = nodes[reader] as Node;
     const { operation, layer } = node;
     if (operation instanceof Dense || (operation instanceof Conv2d && axis === null)) {
-      folds.push({ norm, into: layer, side: "before", inner: axes.inner, through: [] });
+      folds.push({ norm, into: layer, side: "before", inner: axes.inner, spread, through: [] });
       continue;
     }
     const obstacle = readerObstacle(node, norm, axis, find);

@@ -1,3 +1,4 @@
+import { emitPermute, type Order } from "../batchnorm/permutation.js";
 import type { Constants, Region } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { FoldPlan } from "./fold.js";
@@ -35,13 +36,14 @@ export function foldVariables({ nodes, folds }: FoldPlan, find: FindVariable, co
 /** A batch norm over the inputs of a convolution or dense layer. */
 function emitBefore(emission: Emission, node: Node): Variable[] {
   const { fold, find, constants } = emission;
-  const { norm, into, inner } = fold;
+  const { norm, into, inner, spread } = fold;
   const kernel = find(into, "kernel") as Variable;
   const bias = find(into, "bias");
   const outputs = kernel.spec.shape.at(-1) as number;
   const { sizes, classes } = sizesOf(node, kernel.spec.shape);
   const folded = computedVariable(emission, "kernel", kernel.spec.shape);
   const foldedBias = computedVariable(emission, "bias", [classes, outputs]);
+  const values = valuesOf(norm, find, (value) => (spread === null ? value : everywhere(emission, value, spread)));
   constants.program.call(
     "bn_fold_before",
     1,
@@ -49,10 +51,10 @@ function emitBefore(emission: Emission, node: Node): Variable[] {
     foldedBias.value,
     kernel.value,
     bias?.value ?? 0,
-    ...valuesOf(norm, find),
+    ...values,
     classes,
     rowsOf(bias, outputs),
-    sizeOf((find(norm, "moving_mean") as Variable).spec.shape),
+    spread === null ? sizeOf((find(norm, "moving_mean") as Variable).spec.shape) : sizeOf(spread.sizes),
     inner,
     ...sizes,
     Math.fround(norm.config.epsilon),
@@ -97,9 +99,20 @@ function sizesOf({ operation, inputShapes, outputShape }: Node, kernel: Shape) {
   return { sizes: [...image, outputs, ...steps] as const, classes: borderClasses(window) };
 }
 
-function valuesOf(norm: BatchNormalization, find: FindVariable) {
-  const value = (name: string): Region | 0 => find(norm, name)?.value ?? 0;
+/** Mean, variance, γ and β of a batch norm, 0 for what it has not, each as `use` takes it. */
+function valuesOf(norm: BatchNormalization, find: FindVariable, use = (value: Region) => value) {
+  const value = (name: string): Region | 0 => {
+    const found = find(norm, name)?.value;
+    return found === undefined ? 0 : use(found);
+  };
   return [value("moving_mean"), value("moving_variance"), value("gamma"), value("beta")] as const;
+}
+
+/** A value a channel at every input of a layer, computed as a constant. */
+function everywhere({ label, constants }: Emission, value: Region, spread: Order): Region {
+  const all = constants.region(`${label}/${value.label} everywhere`, 4 * sizeOf(spread.sizes));
+  emitPermute(constants.program, all, value, spread);
+  return all;
 }
 
 /** How many biases a bias is: one, or those of a map. */

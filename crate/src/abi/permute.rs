@@ -4,7 +4,7 @@ use super::{part_mut, slice, span};
 use crate::permute;
 use wasm_bindgen::prelude::wasm_bindgen;
 
-/// y\[i₀\]…\[i₄\] = x\[Σ iₖ·sₖ\], y of n₀ × … × n₄ without gaps; a chunk is `chunk` rows of n₄.
+/// y\[i₀\]…\[i₄\] = x\[Σ iₖ·sₖ\], y of n₀ × … × n₄ (none 0) without gaps; a chunk is `chunk` rows of n₄.
 #[wasm_bindgen]
 pub fn permute(
     y: u32,
@@ -27,7 +27,8 @@ pub fn permute(
     let sizes = [n0, n1, n2, n3, n4].map(|n| n as usize);
     let strides = [s0, s1, s2, s3, s4].map(|s| s as usize);
     let elements = rows.start * sizes[4]..rows.end * sizes[4];
+    let len = 1 + sizes.iter().zip(&strides).map(|(n, s)| (n - 1) * s).sum::<usize>();
     // SAFETY: the promise of crate::abi.
-    let (y, x) = unsafe { (part_mut(y, &elements), slice(x, sizes.iter().product())) };
+    let (y, x) = unsafe { (part_mut(y, &elements), slice(x, len)) };
     permute::permute(y, x, sizes, strides, rows.start);
 }
