@@ -13,7 +13,7 @@ import {
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ACTIVATION_NAMES } from "../ts/runtime/activation.js";
 import { places as placesOf } from "./support/batchnorm-oracle.js";
-import { activate, channelsOf, type Layout } from "./support/batchnorm-reference.js";
+import { activate, channelsOf, cumulative, type Layout } from "./support/batchnorm-reference.js";
 import { type Place, slope } from "./support/batchnorm-second.js";
 import { derivatives, expectGradients, KINKS, pose } from "./support/double-backward.js";
 import { bits, bytesInUse, noise } from "./support/reference-model.js";
@@ -41,6 +41,22 @@ test("the oracle's f′ is the derivative of f", () => {
       const difference = (activate(activation, z + 1e-6) - activate(activation, z - 1e-6)) / 2e-6;
       expect(Math.abs(slope(activation, z) - difference), `${JSON.stringify(activation)} at ${z}`).toBeLessThan(1e-8);
     }
+  }
+});
+
+test("the oracle's normal distribution keeps its digits in the tails", () => {
+  // From tables.
+  for (const [z, want] of [
+    [0, 0.5],
+    [-1, 0.158655253931457],
+    [-3, 1.3498980316301e-3],
+    [-3.5, 2.32629079035525e-4],
+    [-5, 2.86651571879194e-7],
+    [-10, 7.61985302416053e-24],
+    [-20, 2.75362411860623e-89],
+  ] as const) {
+    expect(Math.abs(cumulative(z) / want - 1)).toBeLessThan(1e-12);
+    expect(cumulative(-z)).toBeCloseTo(1 - want, 15);
   }
 });
 
