@@ -178,7 +178,9 @@ const [x, y] = [noise(23 * 64, 1), noiseLabels(23, 3, 1)];
 describe("a step of several micro-batches", () => {
   test("moves running statistics, optimizer and masks once, in the order of the samples that shuffling gives", async () => {
     const make = async () => {
-      const rest = [norm(), conv2d({ filters: 3, kernelSize: 3 }), norm(), dropout({ rate: 0.5 }), flatten()];
+      // Without a β and a bias right before a batch norm: of the rounding in their gradients Adam makes steps.
+      const conv = conv2d({ filters: 3, kernelSize: 3, useBias: false });
+      const rest = [norm({ center: false }), conv, norm(), dropout({ rate: 0.5 }), flatten()];
       const head = dense({ units: 3, activation: "softmax" });
       const model = await sequential([layers.input({ shape: [8, 8, 1] }), ...rest, head], { runtime: ek, seed: 1 });
       return compiled(model);

@@ -85,6 +85,7 @@ pub fn cases() -> Vec<&'static Case> {
     let families = [
         crate::activation::cases::CASES,
         crate::average_pool::cases::CASES,
+        crate::batchnorm::absorb::cases::CASES,
         crate::batchnorm::cases::CASES,
         crate::batchnorm::double_backward_cases::CASES,
         crate::batchnorm::renorm::cases::CASES,

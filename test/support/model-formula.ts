@@ -1,4 +1,4 @@
-// A model in inference, in f64 straight from the formulas of its layers.
+// A model in f64, straight from the formulas of its layers.
 import type { LayerConfig, Model } from "evenkeel";
 
 interface Values {
@@ -15,7 +15,7 @@ const ACTIVATIONS: Record<string, (z: number) => number> = {
   silu: (z) => z / (1 + Math.exp(-z)),
 };
 
-/** The outputs of one sample after another; with a softmax at the end, what goes into it. */
+/** In inference, the outputs of one sample after another; with a softmax at the end, what goes into it. */
 export function formulaLogits(model: Model, x: Float32Array): Float64Array {
   const weights = new Map(model.getWeights().map(({ name, data }) => [name, data]));
   const size = model.inputShape.reduce((a, b) => a * b);
@@ -31,6 +31,57 @@ export function formulaLogits(model: Model, x: Float32Array): Float64Array {
   return Float64Array.from(outputs);
 }
 
+/** In training with these weights, by name: the mean of −log softmax(logits)[label] over a batch, normalised by its own statistics. */
+export function formulaLoss(
+  model: Model,
+  weights: ReadonlyMap<string, ArrayLike<number>>,
+  x: Float32Array,
+  labels: Uint8Array,
+): number {
+  const size = model.inputShape.reduce((a, b) => a * b);
+  let batch = Array.from(labels, (_, i): Values => {
+    return { shape: model.inputShape, data: Float64Array.from(x.subarray(i * size, (i + 1) * size)) };
+  });
+  for (const layer of model.layers) {
+    const config = layer.getConfig();
+    const moves = config.type === "batchNormalization" && config.trainable === true;
+    const statistics = moves ? batchStatistics(batch, config) : {};
+    const weight = (name: string) => statistics[name] ?? weights.get(`${layer.name}/${name}`);
+    batch = batch.map((values) => activated(applied(values, config, weight), config));
+  }
+  const losses = batch.map(({ data }, i) => {
+    const largest = Math.max(...data);
+    return largest + Math.log(data.reduce((sum, v) => sum + Math.exp(v - largest), 0)) - (data[labels[i] ?? 0] ?? 0);
+  });
+  return losses.reduce((a, b) => a + b) / losses.length;
+}
+
+/** What a batch norm's running statistics stand for in training: those of the batch. */
+function batchStatistics(batch: readonly Values[], config: LayerConfig): Record<string, number[]> {
+  const of: number[][] = [];
+  for (const { shape, data } of batch) {
+    const channel = channelOf(shape, config);
+    for (const [i, v] of data.entries()) {
+      const c = channel(i);
+      of[c] = of[c] ?? [];
+      of[c].push(v);
+    }
+  }
+  const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
+  const means = of.map(mean);
+  const variances = of.map((values, c) => mean(values.map((v) => (v - (means[c] as number)) ** 2)));
+  return { moving_mean: means, moving_variance: variances };
+}
+
+/** The channel of each element: row-major over the channel axes. Positions are without the batch axis. */
+function channelOf(shape: readonly number[], config: LayerConfig): (i: number) => number {
+  const axes = [config.axis as number | number[]].flat().map((axis) => (axis < 0 ? shape.length + axis : axis - 1));
+  return (i) => {
+    const at = indices(i, shape);
+    return shape.reduce((c, size, axis) => (axes.includes(axis) ? c * size + (at[axis] as number) : c), 0);
+  };
+}
+
 function activated(values: Values, { activation = "linear" }: LayerConfig): Values {
   if (activation === "softmax") return values;
   const f = ACTIVATIONS[activation as string];
@@ -38,16 +89,11 @@ function activated(values: Values, { activation = "linear" }: LayerConfig): Valu
   return { ...values, data: values.data.map(f) };
 }
 
-function applied(values: Values, config: LayerConfig, weight: (name: string) => Float32Array | undefined): Values {
+function applied(values: Values, config: LayerConfig, weight: (name: string) => ArrayLike<number> | undefined): Values {
   const { shape, data } = values;
   switch (config.type) {
     case "batchNormalization": {
-      // Positions without the batch axis; the index in the channels is row-major over the channel axes.
-      const axes = [config.axis as number | number[]].flat().map((axis) => (axis < 0 ? shape.length + axis : axis - 1));
-      const channel = (i: number) => {
-        const at = indices(i, shape);
-        return shape.reduce((c, size, axis) => (axes.includes(axis) ? c * size + (at[axis] as number) : c), 0);
-      };
+      const channel = channelOf(shape, config);
       const epsilon = Math.fround(config.epsilon as number);
       return {
         shape,
@@ -60,7 +106,7 @@ function applied(values: Values, config: LayerConfig, weight: (name: string) => 
     }
     case "dense": {
       const units = config.units as number;
-      const [kernel, bias] = [weight("kernel") as Float32Array, weight("bias")];
+      const [kernel, bias] = [weight("kernel") as ArrayLike<number>, weight("bias")];
       return {
         shape: [units],
         data: Float64Array.from({ length: units }, (_, j) =>
@@ -72,7 +118,7 @@ function applied(values: Values, config: LayerConfig, weight: (name: string) => 
       const filters = config.filters as number;
       const channels = shape[2] as number;
       const [, width = 1] = config.kernelSize as [number, number];
-      const [kernel, bias] = [weight("kernel") as Float32Array, weight("bias")];
+      const [kernel, bias] = [weight("kernel") as ArrayLike<number>, weight("bias")];
       return overWindows(values, config, config.kernelSize as [number, number], filters, (inside, o) =>
         inside.reduce((sum, { pixel, row, column }) => {
           for (let c = 0; c < channels; c++) {

@@ -135,6 +135,8 @@ export interface Operation {
   inputRead?(input: Shape): Shape;
   /** Whether `emitInference` returns its input. */
   readonly identityInInference?: boolean;
+  /** Whether another node of the plan makes the gradients of its layer's variables. */
+  readonly learnsElsewhere?: boolean;
   /** Whether a plan may ask for less than the whole output, counted from its first corner. */
   readonly croppable?: boolean;
 }

@@ -3,6 +3,7 @@ import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
 import { type Constants, Program, type Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
+import { absorbNorms } from "./absorb.js";
 import type { Node } from "./graph.js";
 import type { Emission, Layer, Staged, Trained, Variable } from "./layer.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
@@ -74,9 +75,10 @@ export interface TrainingRequest {
 /** Plans a training step. @throws what the layers throw when they cannot train with this batch. */
 export function planTraining(request: TrainingRequest): TrainingPlan {
   const { nodes: allNodes, inputShape, batch, parameters, loss, optimizer } = request;
-  const nodes = logitNodes(allNodes);
   const program = new Program();
   const find = variablesOf(parameters, true);
+  const given = logitNodes(allNodes);
+  const nodes = absorbNorms({ program, nodes: given, batch, find, learns: learningNodes(given, parameters) });
   const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
   const labels = program.workspace("labels", 4 * batch);
   program.touch(input);
@@ -116,7 +118,10 @@ export function planTraining(request: TrainingRequest): TrainingPlan {
 /** Which nodes have something before or in them that learns. */
 export function learningNodes(nodes: readonly Node[], parameters: Parameters): readonly boolean[] {
   const learns: boolean[] = [];
-  for (const { layer, inputs } of nodes) learns.push(inputs.some((i) => learns[i]) || parameters.trains(layer));
+  for (const { layer, operation, inputs } of nodes) {
+    const own = operation.learnsElsewhere !== true && parameters.trains(layer);
+    learns.push(own || inputs.some((i) => learns[i]));
+  }
   return learns;
 }
 

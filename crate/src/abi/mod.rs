@@ -6,6 +6,7 @@
 //! that the sizes give, inside blocks of the arena; no output overlaps another argument; concurrent calls on one buffer
 //! work on disjoint ranges of chunks.
 
+mod absorb;
 mod activation;
 mod batchnorm;
 mod conv;

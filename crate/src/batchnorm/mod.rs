@@ -24,6 +24,7 @@
 //! dx = a·(dz + p·(x − K) + q); `input_gradient` applies that. With frozen statistics p = q = 0.
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
+pub mod absorb;
 pub mod double_backward;
 pub mod fold;
 pub mod interleaved;

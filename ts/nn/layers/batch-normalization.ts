@@ -222,17 +222,9 @@ export class BatchNormalization extends Layer {
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
     const x = first(inputs);
     const [, add = null] = inputs;
-    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
-    const groups = this.#groups(emission, this.#config.groupSize);
-    const rule = this.#ruleFor(groups, emission.batch, first(emission.inputShapes));
-    const core = this.#core(emission, groups, limits);
-    const y = emission.values("y", emission.outputSize);
-    if (rule.statistics === "batch") core.statistics.ofBatch(x);
-    else core.statistics.running();
-    core.normalize(y, x, add);
+    const { core, ...trained } = this.#emitForward(emission, x, add);
     return {
-      y,
-      ...this.#afterStep(emission, core, groups, rule, limits),
+      ...trained,
       backward: (dy, [wanted, ofAdd]) => {
         const dx = wanted ? emission.values("dx", emission.outputSize) : null;
         if (add === null) {
@@ -245,6 +237,42 @@ export class BatchNormalization extends Layer {
         return [dx, ofAdd ? dz : null];
       },
     };
+  }
+
+  /**
+   * @internal The same for an emission without γ and β: y is x̂. `sums`, f64 [2][channels], has Σdy and Σdy·x̂ over the whole
+   * batch before backward's calls run.
+   */
+  emitNormalizing(emission: Emission, inputs: readonly Region[], sums: Region): Trained {
+    const x = first(inputs);
+    const { core, ...trained } = this.#emitForward(emission, x, null);
+    return {
+      ...trained,
+      backward: (dy, [wanted]) => {
+        if (!wanted) return [null];
+        const dx = emission.values("dx", emission.outputSize);
+        core.inputGradient(dx, dy, x, sums);
+        return [dx];
+      },
+    };
+  }
+
+  /** @internal How many groups a batch of such samples is normalised in. */
+  groupCount(batch: number, shape: Shape): number {
+    return groupsOf(this.#view([batch, ...shape]).axes, batch, this.#config.groupSize).parts.length;
+  }
+
+  /** y of a step, and the core that made it. */
+  #emitForward(emission: Emission, x: Region, add: Region | null) {
+    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
+    const groups = this.#groups(emission, this.#config.groupSize);
+    const rule = this.#ruleFor(groups, emission.batch, first(emission.inputShapes));
+    const core = this.#core(emission, groups, limits);
+    const y = emission.values("y", emission.outputSize);
+    if (rule.statistics === "batch") core.statistics.ofBatch(x);
+    else core.statistics.running();
+    core.normalize(y, x, add);
+    return { core, y, ...this.#afterStep(emission, core, groups, rule, limits) };
   }
 
   phases(split: SplitBatch, inputs: readonly Shape[]): Phases | null {
