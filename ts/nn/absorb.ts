@@ -9,7 +9,7 @@ import { Conv2d } from "./layers/conv2d.js";
 import { Dense } from "./layers/dense.js";
 import { Flatten } from "./layers/flatten.js";
 import type { FindVariable } from "./plan.js";
-import { readersOf } from "./rewrite.js";
+import { Rewritten, readersOf } from "./rewrite.js";
 
 // γ and β of a batch norm in training go into the kernel and bias of the linear layer that reads it: the formulas are in
 // crate/src/batchnorm/absorb.rs. The batch norm then leaves x̂, its gradients and its two sums follow from the kernel's, and
@@ -92,25 +92,6 @@ function linearReader(nodes: readonly Node[], i: number): number {
 function isPadded({ operation, inputShapes, outputShape }: Node): boolean {
   const [outHeight = 1, outWidth = 1] = outputShape;
   return isClipped({ ...(operation as Conv2d).window(inputShapes[0] ?? []), outHeight, outWidth });
-}
-
-/** What pairs share: an operation of a training plan that is another one but for {@link Operation.emitTraining}. */
-abstract class Rewritten implements Operation {
-  protected readonly operation: Operation;
-
-  constructor(operation: Operation) {
-    this.operation = operation;
-  }
-
-  abstract emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
-
-  outputShape(inputs: readonly Shape[]): Shape {
-    return this.operation.outputShape(inputs);
-  }
-
-  emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    return this.operation.emitInference(emission, inputs);
-  }
 }
 
 /** A batch norm that leaves x̂. */

@@ -1,5 +1,5 @@
 import { type Shape, sameShape } from "../runtime/shape.js";
-import type { Layer, Operation } from "./layer.js";
+import type { Emission, Layer, Operation } from "./layer.js";
 import { readersOf } from "./rewrite.js";
 
 /** A node of the plan: an operation of a layer, and where its input comes from. Shapes are of one sample. */
@@ -10,6 +10,8 @@ export interface Node {
   readonly inputs: readonly number[];
   readonly inputShapes: readonly Shape[];
   readonly outputShape: Shape;
+  /** As {@link Emission.slopeApplied}. */
+  readonly slopeApplied?: boolean;
 }
 
 /**

@@ -35,6 +35,8 @@ export interface Emission {
   readonly name: string;
   readonly inputShapes: readonly Shape[];
   readonly outputShape: Shape;
+  /** Whether backward's dy has gone through the slope of a fused activation already: that of the pre-activation is given. */
+  readonly slopeApplied: boolean;
   /** Values of the output, over the whole batch. */
   readonly outputSize: number;
   /** The layer's variable of that name. */

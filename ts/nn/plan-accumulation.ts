@@ -18,6 +18,7 @@ import {
   type TrainingRequest,
   variablesOf,
 } from "./plan.js";
+import { slopesBehindPooling } from "./slopes.js";
 
 /**
  * Plans a step of `batch` samples in micro-batches of `microBatch`. The nodes are cut where an operation waits, into
@@ -68,7 +69,7 @@ class AccumulationPlanner {
   constructor(request: TrainingRequest, microBatch: number) {
     const { batch, inputShape, parameters } = request;
     this.#request = request;
-    this.#nodes = logitNodes(request.nodes);
+    this.#nodes = slopesBehindPooling(logitNodes(request.nodes));
     this.#learns = learningNodes(this.#nodes, parameters);
     const parts: { first: number; samples: number }[] = [];
     for (let first = 0; first < batch; first += microBatch) {

@@ -9,6 +9,7 @@ import type { Emission, Layer, Staged, Trained, Variable } from "./layer.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
 import type { SparseCategoricalCrossentropy } from "./losses.js";
 import type { Parameters } from "./parameters.js";
+import { slopesBehindPooling } from "./slopes.js";
 
 /** Finds a layer's variable by name; null where there is none. */
 export type FindVariable = (layer: Layer, name: string) => Variable | null;
@@ -77,7 +78,7 @@ export function planTraining(request: TrainingRequest): TrainingPlan {
   const { nodes: allNodes, inputShape, batch, parameters, loss, optimizer } = request;
   const program = new Program();
   const find = variablesOf(parameters, true);
-  const given = logitNodes(allNodes);
+  const given = slopesBehindPooling(logitNodes(allNodes));
   const nodes = absorbNorms({ program, nodes: given, batch, find, learns: learningNodes(given, parameters) });
   const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
   const labels = program.workspace("labels", 4 * batch);
@@ -294,6 +295,7 @@ export function emissionFor(
     name,
     inputShapes: node.inputShapes,
     outputShape: node.outputShape,
+    slopeApplied: node.slopeApplied === true,
     outputSize: batch * sizeOf(node.outputShape),
     variable: (variable) => {
       const found = find(node.layer, variable);

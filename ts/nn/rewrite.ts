@@ -1,4 +1,7 @@
+import type { Region } from "../runtime/program.js";
+import type { Shape } from "../runtime/shape.js";
 import type { Node } from "./graph.js";
+import type { Emission, Operation, Trained } from "./layer.js";
 
 // Steps of which rewrites of a node list are made.
 
@@ -25,4 +28,23 @@ export function replaceNode(
     ...chain.map((node, k) => ({ ...node, inputs: [k === 0 ? from : i + k - 1] })),
     ...nodes.slice(i + 1).map(following),
   ];
+}
+
+/** An operation of a training plan that is another one but for {@link Operation.emitTraining}. */
+export abstract class Rewritten implements Operation {
+  protected readonly operation: Operation;
+
+  constructor(operation: Operation) {
+    this.operation = operation;
+  }
+
+  abstract emitTraining(emission: Emission, inputs: readonly Region[]): Trained;
+
+  outputShape(inputs: readonly Shape[]): Shape {
+    return this.operation.outputShape(inputs);
+  }
+
+  emitInference(emission: Emission, inputs: readonly Region[]): Region {
+    return this.operation.emitInference(emission, inputs);
+  }
 }

@@ -98,7 +98,7 @@ export class Conv2d extends Layer {
       y,
       backward: (dy, [wanted]) => {
         const { batch, inputShapes, values, variable, optional } = emission;
-        emitFusedBackward(emission, this.fused, dy, y);
+        if (!emission.slopeApplied) emitFusedBackward(emission, this.fused, dy, y);
         const kernel = variable("kernel");
         if (kernel.gradient !== null) {
           const dbias = optional("bias")?.gradient ?? null;
