@@ -174,21 +174,18 @@ export const winograd: ConvolutionWay = {
 
   inputGradient(convolution, { dx, dy, kernel }) {
     const { program, name, images, window, filters } = convolution;
-    const { channels, inHeight, inWidth, outHeight, outWidth } = window;
-    const flipped = program.workspace(`${name}/flipped kernel`, 4 * winogradPackedLength(filters, channels));
-    program.call("winograd_pack_flipped", panels(channels), flipped, kernel, channels, filters);
+    const { channels } = window;
+    const transposed = program.workspace(`${name}/transposed kernel`, 4 * winogradPackedLength(filters, channels));
+    program.call("winograd_pack_transposed", panels(channels), transposed, kernel, channels, filters);
     const { scratch, perPart } = winogradScratch(convolution, filters);
-    // dx is the convolution of dy, framed by zeros, with the flipped kernel.
     program.call(
-      "winograd_convolve",
+      "winograd_backward_input",
       ceilDiv(images, perPart),
       dx,
       scratch,
       dy,
-      flipped,
-      ...biasArguments(0, channels),
-      ...([outHeight, outWidth, filters, channels, 2 - window.padTop, 2 - window.padLeft, inHeight, inWidth] as const),
-      ...([0, 0, 0] as const),
+      transposed,
+      ...winogradSizes(convolution),
       perPart,
       images,
     );

@@ -3,7 +3,7 @@
 
 use super::{optional, optional_mut, part, part_mut, slice, span};
 use crate::conv::Geometry;
-use crate::conv::winograd::{convolve, kernel_gradient, pack};
+use crate::conv::winograd::{convolve, input_gradient, kernel_gradient, pack};
 use crate::epilogue::Fused;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -17,14 +17,14 @@ pub fn winograd_pack(packed: u32, kernel: u32, in_channels: u32, out_channels: u
     pack::pack(packed, kernel, inputs, outputs, begin as usize);
 }
 
-/// The same of the flipped kernel, in panels of eight input channels, for the input gradient; a chunk is a panel.
+/// The same in panels of eight input channels, for `winograd_backward_input`; a chunk is a panel.
 #[wasm_bindgen]
-pub fn winograd_pack_flipped(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
+pub fn winograd_pack_transposed(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
     let [inputs, outputs] = [in_channels, out_channels].map(|v| v as usize);
     let panels = span(begin, end, pack::panel_len(outputs) as u32, u32::MAX);
     // SAFETY: the promise of crate::abi.
     let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, 9 * inputs * outputs)) };
-    pack::pack_flipped(packed, kernel, inputs, outputs, begin as usize);
+    pack::pack_transposed(packed, kernel, inputs, outputs, begin as usize);
 }
 
 /// y = f(x ∗ kernel + bias); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is `images_per_chunk` of `images` images.
@@ -66,6 +66,42 @@ pub fn winograd_convolve(
             (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), bias)
         };
         convolve::convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+    }
+}
+
+/// dx from dy (of the pre-activation) and the transposed kernel; a chunk is `images_per_chunk` of `images` images.
+#[wasm_bindgen]
+pub fn winograd_backward_input(
+    dx: u32,
+    scratch: u32,
+    dy: u32,
+    packed: u32,
+    in_h: u32,
+    in_w: u32,
+    in_channels: u32,
+    out_channels: u32,
+    pad_top: u32,
+    pad_left: u32,
+    out_h: u32,
+    out_w: u32,
+    images_per_chunk: u32,
+    images: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
+    let packed_len = g.in_channels.div_ceil(8) * pack::panel_len(g.out_channels);
+    let scratch_len = convolve::scratch_len(g.out_channels);
+    for chunk in begin..end {
+        let range = span(chunk, chunk + 1, images_per_chunk, images);
+        let of = |len: usize| range.start * len..range.end * len;
+        let own = chunk as usize * scratch_len..(chunk as usize + 1) * scratch_len;
+        // SAFETY: the promise of crate::abi.
+        let (dx, scratch, dy, packed) = unsafe {
+            let (dx, scratch) = (part_mut(dx, &of(g.input_len())), part_mut(scratch, &own));
+            (dx, scratch, part(dy, &of(g.output_len())), slice(packed, packed_len))
+        };
+        input_gradient::input_gradient(dx, scratch, dy, packed, g);
     }
 }
 

@@ -1,8 +1,9 @@
 //! The cases of Winograd's kernels: the bounds are those of the modules' texts.
 
 use super::convolve::{self, convolve};
+use super::input_gradient::input_gradient;
 use super::kernel_gradient::{self, BLOCK, kernel_gradient};
-use super::pack::{pack, pack_flipped, panel_len};
+use super::pack::{pack, pack_transposed, panel_len};
 use crate::conv::Geometry;
 use crate::epilogue::Fused;
 use crate::oracle;
@@ -52,15 +53,15 @@ fn geometry(
     (images, g)
 }
 
-/// The convolution that makes dx from dy.
+/// The convolution of dy whose output pixel (row + pad_top, column + pad_left) reads, as a tile, what dx\[row\]\[column\] does.
 fn backward(g: Geometry) -> Geometry {
     Geometry {
         in_h: g.out_h,
         in_w: g.out_w,
         in_channels: g.out_channels,
         out_channels: g.in_channels,
-        pad_top: 2 - g.pad_top,
-        pad_left: 2 - g.pad_left,
+        pad_top: 2,
+        pad_left: 2,
         out_h: g.in_h,
         out_w: g.in_w,
         ..g
@@ -70,15 +71,21 @@ fn backward(g: Geometry) -> Geometry {
 fn packed(kernel: &[f32], g: Geometry) -> [Vec<f32>; 2] {
     let mut forward = vec![f32::NAN; g.out_channels.div_ceil(8) * panel_len(g.in_channels)];
     pack(&mut forward, kernel, g.in_channels, g.out_channels, 0);
-    let mut flipped = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels)];
-    pack_flipped(&mut flipped, kernel, g.in_channels, g.out_channels, 0);
-    [forward, flipped]
+    let mut transposed = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels)];
+    pack_transposed(&mut transposed, kernel, g.in_channels, g.out_channels, 0);
+    [forward, transposed]
 }
 
 fn run(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / g.input_len() * g.output_len()];
     convolve(&mut y, &mut vec![f32::NAN; convolve::scratch_len(g.in_channels)], x, packed, bias, g, f);
     y
+}
+
+fn run_back(dy: &[f32], packed: &[f32], g: Geometry) -> Vec<f32> {
+    let mut dx = vec![f32::NAN; dy.len() / g.output_len() * g.input_len()];
+    input_gradient(&mut dx, &mut vec![f32::NAN; convolve::scratch_len(g.out_channels)], dy, packed, g);
+    dx
 }
 
 /// (dkernel, dbias) of some images.
@@ -105,8 +112,16 @@ fn patch_maxima(x: &[f64], image: usize, [row, column]: [usize; 2], g: Geometry)
     (0..g.in_channels).map(|c| largest(pixels.iter().map(|at| x[at + c]))).collect()
 }
 
-/// The bound of each output of a convolution without bias.
-fn bounds(x: &[f64], kernel: &[f64], g: Geometry, weight: impl Fn(usize, usize, usize) -> usize) -> Vec<f64> {
+/// The bound of each output of a convolution without bias, with so many roundings beside the products. `shift` is added to a
+/// pixel's row and column before its tile is found.
+fn bounds(
+    x: &[f64],
+    kernel: &[f64],
+    g: Geometry,
+    [row, column]: [usize; 2],
+    roundings: usize,
+    weight: impl Fn(usize, usize, usize) -> usize,
+) -> Vec<f64> {
     let unit = f64::from(f32::EPSILON) / 2.0;
     let weights: Vec<f64> = (0..g.in_channels * g.out_channels)
         .map(|i| largest((0..9).map(|tap| kernel[weight(tap, i / g.out_channels, i % g.out_channels)])))
@@ -114,12 +129,13 @@ fn bounds(x: &[f64], kernel: &[f64], g: Geometry, weight: impl Fn(usize, usize, 
     let pixels = x.len() / g.input_len() * g.out_h * g.out_w;
     (0..pixels)
         .flat_map(|p| {
-            let maxima = patch_maxima(x, p / (g.out_h * g.out_w), [p / g.out_w % g.out_h, p % g.out_w], g);
+            let maxima =
+                patch_maxima(x, p / (g.out_h * g.out_w), [p / g.out_w % g.out_h + row, p % g.out_w + column], g);
             let weights = &weights;
             (0..g.out_channels)
                 .map(move |o| {
                     let sum: f64 = maxima.iter().enumerate().map(|(c, x)| x * weights[c * g.out_channels + o]).sum();
-                    (g.in_channels + 8) as f64 * unit * 64.0 * sum
+                    (g.in_channels + roundings) as f64 * unit * 64.0 * sum
                 })
                 .collect::<Vec<f64>>()
         })
@@ -133,20 +149,22 @@ fn all(check: &mut Check) {
         let (images, g) = geometry(sizes);
         let (x, dy) = (random.vector(images * g.input_len()), random.vector(images * g.output_len()));
         let (kernel, bias) = (random.vector(g.kernel_len()), random.vector(g.out_channels));
-        let [packed, flipped] = packed(&kernel, g);
+        let [packed, transposed] = packed(&kernel, g);
         let [wide_x, wide_dy, wide_kernel, wide_bias] = [&x, &dy, &kernel, &bias].map(|v| widen(v));
 
         let want = oracle::conv(&wide_x, &wide_kernel, &wide_bias, g);
-        let bound = bounds(&wide_x, &wide_kernel, g, |tap, c, o| (tap * g.in_channels + c) * g.out_channels + o);
+        let bound =
+            bounds(&wide_x, &wide_kernel, g, [0, 0], 8, |tap, c, o| (tap * g.in_channels + c) * g.out_channels + o);
         let bound = |i: usize| bound[i] + 2.0 * unit * wide_bias[i % g.out_channels].abs();
         check.f32s("y", &run(&x, &packed, &bias, g, Fused::LINEAR), &want, bound);
         let relu: Vec<f64> = want.iter().map(|v| v.max(0.0)).collect();
         check.f32s("relu y", &run(&x, &packed, &bias, g, Fused { kind: 1, p0: 0.0, p1: 0.0 }), &relu, bound);
 
         let (want_dx, want_dkernel, want_dbias) = oracle::conv_gradient(&wide_dy, &wide_x, &wide_kernel, g);
-        let back = backward(g);
-        let bound = bounds(&wide_dy, &wide_kernel, back, |tap, o, c| (tap * g.in_channels + c) * g.out_channels + o);
-        check.f32s("dx", &run(&dy, &flipped, &[], back, Fused::LINEAR), &want_dx, |i| bound[i]);
+        let bound = bounds(&wide_dy, &wide_kernel, backward(g), [g.pad_top, g.pad_left], 10, |tap, o, c| {
+            (tap * g.in_channels + c) * g.out_channels + o
+        });
+        check.f32s("dx", &run_back(&dy, &transposed, g), &want_dx, |i| bound[i]);
 
         // Two images a partial.
         let (mut dkernels, mut dbiases) = (Vec::new(), Vec::new());
@@ -200,6 +218,10 @@ mod tests {
             let f = Fused { kind: 5, p0: 0.0, p1: 0.0 };
             let whole = run(&x, &packed, &bias, g, f);
             let pieces: Vec<f32> = x.chunks(g.input_len()).flat_map(|x| run(x, &packed, &bias, g, f)).collect();
+            assert_eq!(whole, pieces);
+            let (dy, [_, transposed]) = (random.vector(3 * g.output_len()), self::packed(&kernel, g));
+            let whole = run_back(&dy, &transposed, g);
+            let pieces: Vec<f32> = dy.chunks(g.output_len()).flat_map(|dy| run_back(dy, &transposed, g)).collect();
             assert_eq!(whole, pieces);
             let mut panels = vec![0.0; packed.len()];
             for (i, panel) in panels.chunks_mut(panel_len(g.in_channels)).enumerate() {

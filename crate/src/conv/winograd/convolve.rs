@@ -16,13 +16,13 @@ use crate::epilogue::Fused;
 use crate::simd::{F32x4, LANES};
 
 /// Tiles that are multiplied together in registers: their values lie side by side.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 /// Tiles in a block.
-const BLOCK: usize = 8;
+pub(super) const BLOCK: usize = 8;
 
 /// Four channels of a group of tiles at one point.
-type Vectors = [f32; LANES * GROUP];
+pub(super) type Vectors = [f32; LANES * GROUP];
 
 /// Values of scratch that a chunk of images needs: a pixel of zeros, and a block of transformed patches.
 pub fn scratch_len(in_channels: usize) -> usize {
@@ -102,20 +102,32 @@ fn transform_patches(patches: &mut [Vectors], group: usize, pixels: [Points<&[f3
                 }
             }
         }
-        for (point, tiles) in points.into_iter().enumerate() {
-            let to = &mut patches[(point * BLOCK / GROUP + group) * vectors + v];
-            let [a, b, c, d] = F32x4::transpose(tiles);
-            a.store(to);
-            b.store(&mut to[LANES..]);
-            c.store(&mut to[2 * LANES..]);
-            d.store(&mut to[3 * LANES..]);
-        }
+        store_points(patches, group, v, vectors, points);
+    }
+}
+
+/// Writes vector v of `vectors` of a group of tiles at all points.
+#[inline(always)]
+pub(super) fn store_points(
+    patches: &mut [Vectors],
+    group: usize,
+    v: usize,
+    vectors: usize,
+    points: [[F32x4; GROUP]; POINTS],
+) {
+    for (point, tiles) in points.into_iter().enumerate() {
+        let to = &mut patches[(point * BLOCK / GROUP + group) * vectors + v];
+        let [a, b, c, d] = F32x4::transpose(tiles);
+        a.store(to);
+        b.store(&mut to[LANES..]);
+        c.store(&mut to[2 * LANES..]);
+        d.store(&mut to[3 * LANES..]);
     }
 }
 
 /// products\[point\]\[tile\] = Σ over channels of patch · kernel, for the first `tiles` of the block.
 #[inline(never)]
-fn multiply(
+pub(super) fn multiply(
     products: &mut [[[f32; WIDTH]; BLOCK]; POINTS],
     patches: &[Vectors],
     kernel: &[f32],

@@ -10,16 +10,18 @@
 //!
 //! - [`transform`]: the five small matrices, as additions of vectors; weights are transformed in f64.
 //! - [`pack`]: transformed kernels in the order in which the products read them, once a step.
-//! - [`convolve`]: forward, and the input gradient as the forward pass of dy with flipped kernels and pads 2 − p.
+//! - [`convolve`]: forward.
+//! - [`input_gradient`]: dd = B·((G·g·Gᵀ) ⊙ (A·dy·Aᵀ))·Bᵀ, added up where patches overlap: 16 products a tile of dy.
 //! - [`kernel_gradient`]: the other product.
 //!
 //! # Error
 //! A 4×4 point of the chain from x and w to y sums n products, and at most 8 more roundings stand before and after it; the
 //! magnitudes that are summed are at most (1 + 1½ + 1½)²·4 = 64 times the largest |w| times the largest |x| of the tile's
 //! patch: |error| ≤ (n + 8)·2⁻²⁴·64·Σ over channels of max|w|·max|x|, and 2⁻²³·|b|. That is at most 8 times the bound of the
-//! direct sum, (9n + 2)·2⁻²⁴·Σ|w||x|, where all magnitudes are those maxima. [`kernel_gradient`] has a bound of its own.
+//! direct sum, (9n + 2)·2⁻²⁴·Σ|w||x|, where all magnitudes are those maxima. The gradients have bounds of their own.
 
 pub mod convolve;
+pub mod input_gradient;
 pub mod kernel_gradient;
 pub mod pack;
 mod transform;
@@ -72,6 +74,19 @@ impl Grid {
                 let column = (column + j).wrapping_sub(pad_left);
                 let inside = row < in_h && column < in_w && !x.is_empty();
                 if inside { &x[(row * in_w + column) * in_channels..][..in_channels] } else { &outside[..in_channels] }
+            })
+        })
+    }
+
+    /// The pixels of x that a tile reads: where each begins, or nothing in the padding.
+    fn inputs(self, tile: usize) -> Points<Option<usize>> {
+        let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
+        let [image, row, column] = self.place(tile);
+        core::array::from_fn(|i| {
+            let row = (row + i).wrapping_sub(pad_top);
+            core::array::from_fn(|j| {
+                let column = (column + j).wrapping_sub(pad_left);
+                (row < in_h && column < in_w).then(|| ((image * in_h + row) * in_w + column) * in_channels)
             })
         })
     }

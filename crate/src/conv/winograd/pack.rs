@@ -20,11 +20,11 @@ pub fn pack(packed: &mut [f32], kernel: &[f32], in_channels: usize, out_channels
     });
 }
 
-/// The same for the input gradient: the taps in reverse order, in and out exchanged.
-pub fn pack_flipped(packed: &mut [f32], kernel: &[f32], in_channels: usize, out_channels: usize, first: usize) {
+/// The same for the input gradient: in and out exchanged.
+pub fn pack_transposed(packed: &mut [f32], kernel: &[f32], in_channels: usize, out_channels: usize, first: usize) {
     assert_eq!(kernel.len(), 9 * in_channels * out_channels);
     fill(packed, first, out_channels, |tap, o, first| {
-        let rows = &kernel[(8 - tap) * in_channels * out_channels..][..in_channels * out_channels];
+        let rows = &kernel[tap * in_channels * out_channels..][..in_channels * out_channels];
         core::array::from_fn(|c| rows.get((first + c) * out_channels + o).map_or(0.0, |&w| f64::from(w)))
     });
 }

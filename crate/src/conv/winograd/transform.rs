@@ -33,6 +33,12 @@ pub fn outputs([a, b, c, d]: Points<F32x4>) -> [[F32x4; 2]; 2] {
     [add(add(a, b), c), add(sub(b, c), d)].map(|[a, b, c, d]| [a + b + c, b - c + d])
 }
 
+/// B·m·Bᵀ: what each pixel of a patch takes of a tile's gradient.
+#[inline(always)]
+pub fn patch_gradient([a, b, c, d]: Points<F32x4>) -> Points<F32x4> {
+    [a, sub(sub(b, c), d), sub(add(b, c), a), d].map(|[a, b, c, d]| [a, b - c - d, b + c - a, d])
+}
+
 /// A·dy·Aᵀ.
 #[inline(always)]
 pub fn output_gradients([a, b]: [[F32x4; 2]; 2]) -> Points<F32x4> {
