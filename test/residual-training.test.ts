@@ -9,6 +9,7 @@ import { losses } from "../ts/nn/losses.js";
 import { Parameters } from "../ts/nn/parameters.js";
 import { Trainer } from "../ts/nn/trainer.js";
 import { optimizers } from "../ts/optim/index.js";
+import { Random } from "../ts/runtime/random.js";
 import type { Runtime } from "../ts/runtime/runtime.js";
 import { Workspace } from "../ts/runtime/workspace.js";
 import { activate, batchNorm, moments, type Reference } from "./support/batchnorm-reference.js";
@@ -169,8 +170,11 @@ function normalized(
   const { groupSize, epsilon } = layer.config;
   const size = layer.state === "frozen" ? batch : (groupSize ?? batch);
   const y: number[] = [];
-  for (let first = 0; first < batch; first += size) {
-    const part = Array.from(x).slice(first * WIDTH, (first + size) * WIDTH);
+  const starts = Array.from({ length: Math.ceil(batch / size) }, (_, i) => i * size);
+  // A last one of one sample joins the one before.
+  if (starts.length > 1 && batch % size === 1) starts.pop();
+  for (const [i, first] of starts.entries()) {
+    const part = Array.from(x).slice(first * WIDTH, (starts[i + 1] ?? batch) * WIDTH);
     const layout = { shape: [part.length / WIDTH, WIDTH], axis: 1 };
     const running = { mean: Array.from(weight("moving_mean")), variance: Array.from(weight("moving_variance")) };
     const statistics = layer.state === "frozen" ? running : moments(part, layout);
@@ -185,40 +189,42 @@ const shareOf = (got: ArrayLike<number>, want: ArrayLike<number>) => {
   return distance / Math.hypot(...Array.from(want));
 };
 
+/** A step on random samples, in micro-batches of that size. */
+async function step(network: readonly Entry[], batch: number, microBatch: number, seed = 1) {
+  const [x, labels] = [noise(batch * WIDTH, seed, -1.5, 2), noiseLabels(batch, CLASSES, seed + 1)];
+  const { parameters, trainer } = build(network);
+  const before = weightsOf(parameters);
+  let done = 0;
+  const { loss } = await trainer.step(
+    { batch, microBatch },
+    (input, to) => {
+      input.set(x.subarray(done * WIDTH, done * WIDTH + input.length));
+      to.set(labels.subarray(done, done + to.length));
+      done += to.length;
+    },
+    () => "",
+  );
+  const trained = parameters.list.filter(({ spec, layer }) => spec.trainable && layer.parametersTrained);
+  const gradients = new Map(trained.map((p) => [p.path, parameters.gradientView(p).slice()]));
+  const after = weightsOf(parameters);
+  trainer.forget();
+  parameters.dispose();
+  return { before, after, gradients, loss: loss / batch, formula: (at: Weights) => lossOf(network, at, x, labels) };
+}
+
 describe.each(Object.entries(networks))("%s", (_what, entries) => {
   const batch = 14;
-  const [x, labels] = [noise(batch * WIDTH, 1, -1.5, 2), noiseLabels(batch, CLASSES, 2)];
-
-  async function step(microBatch: number) {
-    const network = entries();
-    const { parameters, trainer } = build(network);
-    const before = weightsOf(parameters);
-    let done = 0;
-    const { loss } = await trainer.step(
-      { batch, microBatch },
-      (input, to) => {
-        input.set(x.subarray(done * WIDTH, done * WIDTH + input.length));
-        to.set(labels.subarray(done, done + to.length));
-        done += to.length;
-      },
-      () => "",
-    );
-    const trained = parameters.list.filter(({ spec, layer }) => spec.trainable && layer.parametersTrained);
-    const gradients = new Map(trained.map((p) => [p.path, parameters.gradientView(p).slice()]));
-    return { network, before, after: weightsOf(parameters), gradients, loss: loss / batch };
-  }
 
   test("the gradients are those of differences in f64", async () => {
-    const { network, before, gradients, loss } = await step(batch);
-    const at = (weights: Weights) => lossOf(network, weights, x, labels);
-    expect(loss).toBeCloseTo(at(before), 5);
+    const { before, gradients, loss, formula } = await step(entries(), batch, batch);
+    expect(loss).toBeCloseTo(formula(before), 5);
     for (const [path, got] of gradients) {
       const values = Float64Array.from(before.get(path) as Float32Array);
       const weights = new Map<string, ArrayLike<number>>(before).set(path, values);
       const want = Array.from(values, (value, i) => {
         const moved = (h: number) => {
           values[i] = value + h;
-          return at(weights);
+          return formula(weights);
         };
         const difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
         values[i] = value;
@@ -229,7 +235,7 @@ describe.each(Object.entries(networks))("%s", (_what, entries) => {
   });
 
   test.each([7, 5, 4, 1])("micro-batches of %i make the same step", async (microBatch) => {
-    const [whole, split] = [await step(batch), await step(microBatch)];
+    const [whole, split] = [await step(entries(), batch, batch), await step(entries(), batch, microBatch)];
     expect(split.loss).toBeCloseTo(whole.loss, 6);
     for (const [path, want] of whole.gradients) {
       expect(shareOf(split.gradients.get(path) as Float32Array, want), path).toBeLessThan(1e-5);
@@ -239,3 +245,59 @@ describe.each(Object.entries(networks))("%s", (_what, entries) => {
     }
   });
 });
+
+/** Up to ten entries that read any before them; all are read. */
+function randomNetwork(random: Random): readonly Entry[] {
+  const ACTIVATIONS = ["relu", "tanh", "silu", "gelu", "sigmoid", "elu"] as const;
+  const chance = (share: number) => random.uniform() < share;
+  const below = (end: number) => Math.floor(end * random.uniform());
+  const kind = () => ({ activation: ACTIVATIONS[below(6)] as (typeof ACTIVATIONS)[0] });
+  const entries: Entry[] = [[linear(), -1]];
+  const unread = new Set([0]);
+  for (let k = 1, count = 3 + below(7); k < count || unread.size > 1; k++) {
+    const read = k < count && chance(0.3) ? below(k) : Math.max(...unread);
+    unread.delete(read);
+    if (chance(0.3) && k < count) entries.push([linear(), read]);
+    else if (chance(0.2) && k < count) entries.push([activation(kind()), read]);
+    else {
+      const layer = norm({
+        ...kind(),
+        ...(chance(0.25) && { groupSize: 2 + below(9) }),
+        ...(chance(0.2) && { trainable: false }),
+        ...(chance(0.15) && { parametersTrainable: false }),
+      });
+      const add = unread.size > 0 ? Math.min(...unread) : below(k + 1) - 1;
+      if (k >= count || chance(0.7)) {
+        unread.delete(add);
+        entries.push([layer, read, add]);
+      } else entries.push([layer, read]);
+    }
+    unread.add(k);
+  }
+  return [...entries, [linear(CLASSES), entries.length - 1]];
+}
+
+test("random networks: the loss and its slope are the formula's, and micro-batches make the same step", async () => {
+  for (let seed = 1; seed <= 100; seed++) {
+    const sizes = new Random(seed, 1);
+    const batch = 6 + Math.floor(14 * sizes.uniform());
+    const microBatch = 1 + Math.floor((batch - 1) * sizes.uniform());
+    const make = () => randomNetwork(new Random(seed, 0));
+    const [whole, split] = [await step(make(), batch, batch, seed), await step(make(), batch, microBatch, seed)];
+    expect(whole.loss, `loss of ${seed}`).toBeCloseTo(whole.formula(whole.before), 5);
+    // Some gradients are 0 by construction, before another batch norm for example: a share of all is told.
+    const all = (of: ReadonlyMap<string, Float32Array>) => [...of.values()].flatMap((values) => [...values]);
+    expect(shareOf(all(split.gradients), all(whole.gradients)), `micro-batches of ${seed}`).toBeLessThan(1e-5);
+    const moved = (h: number) =>
+      new Map<string, ArrayLike<number>>([
+        ...whole.before,
+        ...[...whole.gradients].map(([path, gradient]) => {
+          const values = whole.before.get(path) as Float32Array;
+          return [path, Float64Array.from(values, (v, i) => v + h * (gradient[i] as number))] as const;
+        }),
+      ]);
+    const slope = (whole.formula(moved(1e-5)) - whole.formula(moved(-1e-5))) / 2e-5;
+    const want = all(whole.gradients).reduce((sum, v) => sum + v * v, 0);
+    expect(Math.abs(slope / want - 1), `slope of ${seed}`).toBeLessThan(1e-4);
+  }
+}, 60_000);
