@@ -43,7 +43,8 @@ export interface BatchNormOptions {
   readonly groupVariance?: "mean" | "merged";
   /**
    * When training meets one value a channel, whose variance means nothing: throw ("error", default), normalise with the
-   * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate").
+   * running statistics ("useRunning"), or normalise (to β) but leave the running statistics ("skipUpdate"). With groups it
+   * holds for each by itself.
    */
   readonly onSingleValue?: OnSingleValue;
   /** Batch renormalization in training. Default null: none. */
