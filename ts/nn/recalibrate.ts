@@ -8,7 +8,8 @@ import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { Workspace } from "../runtime/workspace.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
-import { BatchNormalization, type InputStatistics } from "./layers/batch-normalization.js";
+import { BatchNormalization } from "./layers/batch-normalization.js";
+import type { InputStatistics } from "./layers/norm-planner.js";
 import type { Parameters } from "./parameters.js";
 import { emissionFor, type FindVariable, inputRegions, variablesOf } from "./plan.js";
 

@@ -1,23 +1,21 @@
 import { type View, viewOf } from "../../batchnorm/axes.js";
-import { BatchNormCore } from "../../batchnorm/core.js";
-import { type Groups, groupsOf, hasOwnStatistics, leastCount } from "../../batchnorm/groups.js";
-import { type BatchNormHealth, batchOf, HealthMonitor } from "../../batchnorm/health.js";
+import { groupsOf } from "../../batchnorm/groups.js";
+import type { BatchNormHealth } from "../../batchnorm/health.js";
 import { mapInitial } from "../../batchnorm/initial.js";
 import {
-  activationOf,
   BATCH_NORM_OPTIONS,
   type BatchNormConfig,
   type BatchNormOptions,
   batchNormConfig,
   checkInitializers,
 } from "../../batchnorm/options.js";
-import { checkSavable, kerasStatistics, RenormLimits, renormSettings } from "../../batchnorm/renorm.js";
+import { checkSavable, kerasStatistics } from "../../batchnorm/renorm.js";
 import { RunningRule, type UpdateCount } from "../../batchnorm/running.js";
-import { type BatchNormState, requireCall, STATES, type StateRule, TRANSITIONS } from "../../batchnorm/states.js";
+import { type BatchNormState, STATES, TRANSITIONS } from "../../batchnorm/states.js";
 import type { Statistics } from "../../batchnorm/statistics.js";
 import { checkBoolean } from "../../runtime/check.js";
 import { ShapeError } from "../../runtime/errors.js";
-import { type Region, Scalar } from "../../runtime/program.js";
+import type { Region } from "../../runtime/program.js";
 import { formatShape, type Shape, sameShape, sizeOf } from "../../runtime/shape.js";
 import {
   type Emission,
@@ -25,11 +23,10 @@ import {
   type LayerOptions,
   type Phases,
   type SplitBatch,
-  type Staged,
   type Trained,
   type VariableSpec,
 } from "../layer.js";
-import { SplitBatchNorm } from "./split-batch-normalization.js";
+import { type InputStatistics, LayerHealth, NormPlanner } from "./norm-planner.js";
 
 /** Options of `layers.batchNormalization`: those of `ek.batchNorm`, and every layer's. */
 export interface BatchNormalizationOptions extends BatchNormOptions, LayerOptions {
@@ -40,19 +37,6 @@ export interface BatchNormalizationOptions extends BatchNormOptions, LayerOption
 const LARGEST_F32 = 3.4028234663852886e38;
 
 type LayerState = Exclude<BatchNormState, "disposed">;
-
-/** The statistics of a layer's input in one batch. */
-export interface InputStatistics {
-  /** f64: mean[channels], m2[channels]. */
-  readonly triple: Region;
-  /** u32: how many channels are not finite. */
-  readonly notFinite: Region;
-  readonly channels: number;
-  /** Values a channel. */
-  readonly count: number;
-  /** Appends y, normalised with them. */
-  normalize(): Region;
-}
 
 /**
  * Batch normalization in a model (Ioffe and Szegedy 2015). The axis counts the batch axis, as in Keras: −1, the default,
@@ -68,9 +52,8 @@ export class BatchNormalization extends Layer {
   protected override readonly defaultName = "batch_normalization";
   readonly #config: BatchNormConfig;
   readonly #rule: RunningRule;
-  readonly #health: HealthMonitor;
-  /** As the last step left them: {@link health} is asked outside the model, which may be gone. */
-  #running = { mean: new Float32Array(), variance: new Float32Array() };
+  readonly #health: LayerHealth;
+  readonly #planner: NormPlanner;
   #parametersTrainable: boolean;
   #state: LayerState = "training";
 
@@ -80,7 +63,13 @@ export class BatchNormalization extends Layer {
     this.#config = batchNormConfig("batchNormalization", own, ["type"]);
     this.#parametersTrainable = checkBoolean("batchNormalization: parametersTrainable", parametersTrainable);
     this.#rule = new RunningRule(this.#config);
-    this.#health = new HealthMonitor(Math.fround(this.#config.epsilon));
+    this.#health = new LayerHealth(Math.fround(this.#config.epsilon));
+    this.#planner = new NormPlanner({
+      ...{ config: this.#config, rule: this.#rule, health: this.#health },
+      what: () => this.what,
+      state: () => this.state,
+      view: (shape) => this.#view(shape),
+    });
   }
 
   /** What a training step does with the layer; "frozen" while `trainable` is false. */
@@ -132,12 +121,12 @@ export class BatchNormalization extends Layer {
    * together. Cheap: made of what a step leaves anyway.
    */
   health(): BatchNormHealth {
-    return this.#health.beside(this.#running.mean, this.#running.variance);
+    return this.#health.figures;
   }
 
   /** @internal Whether the statistics of the steps from now on go together in {@link health}. */
   gatherHealth(together: boolean): void {
-    this.#health.gather(together);
+    this.#health.monitor.gather(together);
   }
 
   /** @internal */
@@ -194,7 +183,7 @@ export class BatchNormalization extends Layer {
   }
 
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
-    const { channelShape: shape } = this.#view([1, ...first(inputs)]);
+    const { channelShape: shape } = this.#view([1, ...(inputs[0] as Shape)]);
     checkInitializers(this.what, this.#config, sizeOf(shape));
     const { scale, center, gammaInitializer, betaInitializer, ...config } = this.#config;
     return [
@@ -220,23 +209,7 @@ export class BatchNormalization extends Layer {
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
-    const x = first(inputs);
-    const [, add = null] = inputs;
-    const { core, ...trained } = this.#emitForward(emission, x, add);
-    return {
-      ...trained,
-      backward: (dy, [wanted, ofAdd]) => {
-        const dx = wanted ? emission.values("dx", emission.outputSize) : null;
-        if (add === null) {
-          core.gradient(dx, dy, x);
-          return [dx];
-        }
-        const dz = emission.values("dz", emission.outputSize);
-        core.residualGradient(dz, dy, x, add);
-        core.gradient(dx, dz, x);
-        return [dx, ofAdd ? dz : null];
-      },
-    };
+    return this.#planner.emitTraining(emission, inputs);
   }
 
   /**
@@ -244,17 +217,7 @@ export class BatchNormalization extends Layer {
    * batch before backward's calls run.
    */
   emitNormalizing(emission: Emission, inputs: readonly Region[], sums: Region): Trained {
-    const x = first(inputs);
-    const { core, ...trained } = this.#emitForward(emission, x, null);
-    return {
-      ...trained,
-      backward: (dy, [wanted]) => {
-        if (!wanted) return [null];
-        const dx = emission.values("dx", emission.outputSize);
-        core.inputGradient(dx, dy, x, sums);
-        return [dx];
-      },
-    };
+    return this.#planner.emitNormalizing(emission, inputs, sums);
   }
 
   /** @internal How many groups a batch of such samples is normalised in. */
@@ -262,104 +225,17 @@ export class BatchNormalization extends Layer {
     return groupsOf(this.#view([batch, ...shape]).axes, batch, this.#config.groupSize).parts.length;
   }
 
-  /** y of a step, and the core that made it. */
-  #emitForward(emission: Emission, x: Region, add: Region | null) {
-    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
-    const groups = this.#groups(emission, this.#config.groupSize);
-    const rule = this.#ruleFor(groups, emission.batch, first(emission.inputShapes));
-    const core = this.#core(emission, groups, limits);
-    const y = emission.values("y", emission.outputSize);
-    if (rule.statistics === "batch") core.statistics.ofBatch(x);
-    else core.statistics.running();
-    core.normalize(y, x, add);
-    return { core, y, ...this.#afterStep(emission, core, groups, rule, limits) };
-  }
-
   phases(split: SplitBatch, inputs: readonly Shape[]): Phases | null {
-    const shape = first(inputs);
-    const { axes } = this.#view([split.samples, ...shape]);
-    const groups = groupsOf(axes, split.samples, this.#config.groupSize);
-    const rule = this.#ruleFor(groups, split.samples, shape);
-    const { onSingleValue } = this.#config;
-    const own = groups.parts.some(({ count }) => hasOwnStatistics(count, onSingleValue));
-    if (rule.statistics === "running" || !own) return null;
-    const limits = this.#config.renorm && new RenormLimits(this.what, this.#config.renorm);
-    return new SplitBatchNorm(split, {
-      name: this.name,
-      axes,
-      groups,
-      core: (emission, parts) => this.#core(emission, { ...this.#groups(emission, null), parts }, limits),
-      stage: (emission, core) => this.#afterStep(emission, core, groups, rule, limits).staged as Staged,
-    });
-  }
-
-  /** What a step that went well leaves: running statistics that have moved, or a batch that did not reach them. */
-  #afterStep(
-    { variable }: Emission,
-    core: BatchNormCore,
-    groups: Groups,
-    rule: StateRule,
-    limits: RenormLimits | null,
-  ): Pick<Trained, "staged" | "commit"> {
-    const health = this.#health;
-    const { channels } = groups.whole.cut;
-    const { statistics } = core;
-    if (!statistics.fromBatch) return rule.updates ? { commit: () => health.refuse() } : {};
-    const moves = statistics.count > 0;
-    const rate = new Scalar(0);
-    const [mean, variance] = [variable("moving_mean").value, variable("moving_variance").value];
-    if (this.#running.mean.length !== channels) {
-      this.#running = { mean: new Float32Array(channels), variance: new Float32Array(channels) };
-    }
-    const staged: Staged = {
-      notFinite: statistics.notFinite,
-      channels,
-      kept: statistics.kept,
-      prepare: () => limits?.prepare(this.#rule),
-      emitCommit: () => {
-        if (moves) statistics.updateRunning(rate);
-      },
-      prepareCommit: () => {
-        rate.value = this.#rule.rate;
-      },
-      commit: (runtime) => {
-        if (!moves) {
-          health.refuse();
-          return;
-        }
-        this.#rule.commit();
-        health.record(batchOf(runtime, statistics, leastCount(groups)));
-        this.#running.mean.set(runtime.f32(mean.value, channels));
-        this.#running.variance.set(runtime.f32(variance.value, channels));
-      },
-      refuse: () => health.refuse(),
-    };
-    return { staged };
+    return this.#planner.phases(this.name, split, inputs);
   }
 
   /** @internal Appends the statistics of the input as a whole, which move nothing. */
   emitStatistics(emission: Emission, inputs: readonly Region[]): InputStatistics {
-    const x = first(inputs);
-    const groups = this.#groups(emission, null);
-    const { count, channels } = groups.whole.cut;
-    // Also of one value, which is merged with others.
-    const core = this.#core(emission, groups, null, "skipUpdate");
-    core.statistics.ofBatch(x);
-    const { triple, notFinite } = core.statistics;
-    const normalize = () => {
-      const y = emission.values("y", emission.outputSize);
-      core.normalize(y, x, inputs[1] ?? null);
-      return y;
-    };
-    return { triple, notFinite, channels, count, normalize };
+    return this.#planner.emitStatistics(emission, inputs);
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const core = this.#core(emission, this.#groups(emission, null));
-    const y = emission.values("y", emission.outputSize);
-    core.statistics.running();
-    core.normalize(y, first(inputs), inputs[1] ?? null);
-    return y;
+    return this.#planner.emitInference(emission, inputs);
   }
 
   protected override ownConfig(): Record<string, unknown> {
@@ -380,71 +256,9 @@ export class BatchNormalization extends Layer {
     return view;
   }
 
-  #groups({ batch, inputShapes }: Emission, groupSize: number | null): Groups {
-    const { axes } = this.#view([batch, ...first(inputShapes)]);
-    return groupsOf(axes, batch, groupSize);
-  }
-
-  #core(
-    emission: Emission,
-    groups: Groups,
-    limits: RenormLimits | null = null,
-    onSingleValue = this.#config.onSingleValue,
-  ): BatchNormCore {
-    const { program, constants, batch, name, inputShapes, variable, optional } = emission;
-    const { epsilon, groupVariance, renorm } = this.#config;
-    const keras =
-      renorm?.rule === "keras"
-        ? {
-            runningStddev: variable("moving_stddev").value,
-            mean: variable("renorm_mean").value,
-            stddev: variable("renorm_stddev").value,
-          }
-        : null;
-    const { permutation } = this.#view([batch, ...first(inputShapes)]);
-    const gamma = optional("gamma");
-    const beta = optional("beta");
-    const settings = {
-      name,
-      groups,
-      permutation,
-      epsilon: Math.fround(epsilon),
-      activation: activationOf(this.what, this.#config),
-      regions: {
-        gamma: gamma?.value ?? null,
-        beta: beta?.value ?? null,
-        gammaGradient: gamma?.gradient ?? null,
-        betaGradient: beta?.gradient ?? null,
-        runningMean: variable("moving_mean").value,
-        runningVariance: variable("moving_variance").value,
-      },
-      groupVariance,
-      correction: (count: number) => this.#rule.correction(count),
-      onSingleValue,
-      renorm: limits && renorm && renormSettings(renorm, limits, keras),
-    };
-    return new BatchNormCore(program, settings, constants);
-  }
-
-  /** @throws {StateError} when a step cannot train the layer in its state, {@link ShapeError} for one value a channel. */
-  #ruleFor(groups: Groups, batch: number, shape: Shape): StateRule {
-    const rule = requireCall(this.what, "training step", this.state);
-    if (rule.statistics === "running" || leastCount(groups) > 1 || this.#config.onSingleValue !== "error") return rule;
-    throw new ShapeError(
-      `${this.what}: a batch of ${batch} with samples ${formatShape(shape)} has one value a channel, ` +
-        `which has no variance to train with; choose another batchSize or drop samples, so that no batch has ` +
-        `just 1, freeze() the layer, or set onSingleValue: "useRunning" or "skipUpdate"`,
-    );
-  }
-
   #enter(call: keyof typeof TRANSITIONS): this {
     this.#state = TRANSITIONS[call];
     this.touch();
     return this;
   }
-}
-
-/** The input that is normalised. */
-function first<T>(inputs: readonly T[]): T {
-  return inputs[0] as T;
 }
