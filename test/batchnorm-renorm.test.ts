@@ -279,6 +279,11 @@ describe("the paper's rule", () => {
     expect(() => bn.doubleBackward({ x, dy: x })).toThrow(
       /"bn": doubleBackward with renorm takes r and d from the forward before it.*call train\(\) and forward\(x\) first/,
     );
+    bn.forward(x);
+    expect(() => bn.doubleBackward({ x, dy: x, mask: [1, 1, 1, 1, 1, 1, 1, 1, 0] })).toThrow(
+      "must have been of this x and mask",
+    );
+    bn.doubleBackward({ x, dy: x });
     bn.freeze().doubleBackward({ x, dy: x });
   });
 });

@@ -6,7 +6,7 @@ import type { Tensor } from "../runtime/tensor.js";
 import { Workspace } from "../runtime/workspace.js";
 import type { View } from "./axes.js";
 import type { GroupStatistics } from "./group-statistics.js";
-import { type Groups, groupsOf, hasOwnStatistics, leastCount } from "./groups.js";
+import { type Group, type Groups, groupsOf, hasOwnStatistics, leastCount } from "./groups.js";
 import { batchOf } from "./health.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import { flagsOf, type Mask } from "./mask.js";
@@ -33,8 +33,8 @@ export class Steps {
   readonly #outputs: Outputs;
   /** For the gradient of a residual. */
   readonly #addOutputs: Outputs<"dz">;
-  /** r and d of the last forward, [groups][2][channels]; null without renorm. */
-  #corrections: Float64Array | null = null;
+  /** r and d of the last forward, [groups][2][channels], and how many values its groups had; null without renorm. */
+  #corrections: { readonly values: Float64Array; readonly counts: string } | null = null;
   /** The forward that backward belongs to. */
   #pending: { readonly plan: Plan; readonly x: Tensor; readonly add: Tensor | null } | null = null;
   #addGradient: Tensor | null = null;
@@ -84,7 +84,7 @@ export class Steps {
     const y = out ?? storage.y;
     plan.y.moveTo(y.address);
     plan.program.run(runtime, plan.statisticsEnd, plan.forwardEnd);
-    this.#keepCorrections(statistics.renorm);
+    this.#keepCorrections(statistics.renorm, groups);
     if (plan.commitEnd > plan.forwardEnd) {
       this.#rate.value = running.rate;
       plan.program.run(runtime, plan.forwardEnd, plan.commitEnd);
@@ -175,13 +175,13 @@ export class Steps {
    * @throws {StateError} when there was no such forward.
    */
   correctionsFor({ parts }: Groups, rule: StateRule): Float64Array | null {
-    const { what, channels, config, renorm } = this.#parts;
+    const { what, config, renorm } = this.#parts;
     const own = parts.some(({ count }) => hasOwnStatistics(count, config.onSingleValue));
     if (renorm === null || rule.statistics === "running" || !own) return null;
-    if (this.#corrections?.length === 2 * channels * parts.length) return this.#corrections;
+    if (this.#corrections?.counts === countsOf(parts)) return this.#corrections.values;
     throw new StateError(
       `${what}: doubleBackward with renorm takes r and d from the forward before it, which must have been of this ` +
-        `x; call train() and forward(x) first`,
+        `x and mask; call train() and forward(x) first`,
     );
   }
 
@@ -249,10 +249,14 @@ export class Steps {
     return plan;
   }
 
-  #keepCorrections(table: Region | null): void {
+  #keepCorrections(table: Region | null, { parts }: Groups): void {
     if (table === null) return;
-    const values = this.#parts.runtime.f64(table.value, table.bytes / 8);
-    if (this.#corrections?.length === values.length) this.#corrections.set(values);
-    else this.#corrections = values.slice();
+    const values = this.#parts.runtime.f64(table.value, table.bytes / 8).slice();
+    this.#corrections = { values, counts: countsOf(parts) };
   }
+}
+
+/** What tells groups of one forward from those of another. */
+function countsOf(parts: readonly Group[]): string {
+  return parts.map(({ count }) => count).join();
 }
