@@ -10,7 +10,7 @@
 //!
 //! - [`transform`]: the five small matrices, as additions of vectors; weights are transformed in f64.
 //! - [`pack`]: transformed kernels in the order in which the products read them, once a step.
-//! - [`convolve`]: forward.
+//! - [`convolve`] is the forward pass.
 //! - [`input_gradient`]: dd = B·((G·g·Gᵀ) ⊙ (A·dy·Aᵀ))·Bᵀ, added up where patches overlap: 16 products a tile of dy.
 //! - [`kernel_gradient`]: the other product.
 //!
