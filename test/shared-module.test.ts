@@ -2,11 +2,13 @@
 import { readFileSync } from "node:fs";
 import binaryen from "binaryen";
 import { describe, expect, test, vi } from "vitest";
+import type { ChannelAxes } from "../ts/batchnorm/axes.js";
 import { Evenkeel } from "../ts/evenkeel.js";
 import { layers } from "../ts/nn/layers/index.js";
 import type { Model } from "../ts/nn/model.js";
 import { sequential } from "../ts/nn/sequential.js";
 import type { Runtime } from "../ts/runtime/runtime.js";
+import type { Tensor } from "../ts/runtime/tensor.js";
 import { SHARED_MEMORY, withSharedMemory } from "../ts/runtime/threads/shared-module.js";
 import { loadFromSource } from "./support/programs.js";
 import { bits, noise, noiseLabels } from "./support/reference-model.js";
@@ -109,14 +111,54 @@ describe("every kernel of a training step", () => {
   }
 
   test("gives the same bits chunk by chunk, the last one first", async () => {
-    let split = 0;
-    const backwards = await trained((runtime) => {
-      runtime.run = (kernel, chunks, ...args) => {
-        if (chunks > 1) split++;
-        for (let chunk = chunks - 1; chunk >= 0; chunk--) runtime.runHere(kernel, chunk, chunk + 1, args);
-      };
-    });
-    expect(backwards).toEqual(await trained(() => {}));
-    expect(split).toBeGreaterThan(30);
+    const split: string[] = [];
+    expect(await trained((runtime) => runBackwards(runtime, split))).toEqual(await trained(() => {}));
+    expect(split.length).toBeGreaterThan(30);
   });
 });
+
+describe("every kernel of ek.batchNorm with masks, groups, a residual and renorm", () => {
+  async function used(axis: ChannelAxes, schedule: (runtime: Runtime) => void): Promise<string[]> {
+    const runtime = await loadFromSource();
+    schedule(runtime);
+    const ek = new Evenkeel(runtime);
+    const shape = [40, 6, 35, 4];
+    const size = shape.reduce((a, b) => a * b);
+    const features = [axis].flat().map((a) => shape.at(a) as number);
+    const bn = ek.batchNorm({ features, axis, activation: "gelu", groupSize: 24, renorm: { rMax: 2, dMax: 1 } });
+    const tensor = (seed: number) => ek.tensor(shape, noise(size, seed, -1, 2));
+    const [x, dy, ddx, add, ddadd] = [1, 2, 3, 4, 5].map(tensor) as [Tensor, Tensor, Tensor, Tensor, Tensor];
+    const positions = size / features.reduce((a, b) => a * b);
+    const mask = Uint8Array.from(noise(positions, 6), (v) => (v < 0.6 ? 1 : 0));
+    const results: string[] = [];
+    const keep = (...of: (ArrayLike<number> | null | undefined)[]) =>
+      results.push(...of.map((values) => bits(Float32Array.from(values ?? []))));
+    for (let step = 0; step < 2; step++) {
+      keep(bn.forward(x, { mask, add }).data, bn.runningMean.data, bn.runningVariance.data);
+      keep(bn.backward(dy).data, bn.addGradient?.data, bn.gamma?.grad.data, bn.beta?.grad.data);
+      const second = bn.doubleBackward({ x, dy, ddx, mask, add, ddadd });
+      keep(second.dx.data, second.ddy.data, second.dadd?.data, second.dgamma, second.dbeta);
+    }
+    const stats = ek.statistics(x, { axis, mask });
+    const sums = bn.backwardReduce({ x, dy, stats, mask });
+    keep(stats.mean, stats.m2, sums.sumDyXhat, bn.backwardWith({ x, dy, stats, sums, mask }).data);
+    ek.dispose();
+    return results;
+  }
+
+  test.each<ChannelAxes[]>([[-1], [1], [[1, 3]]])("axis %j", async (axis) => {
+    const split: string[] = [];
+    expect(await used(axis, (runtime) => runBackwards(runtime, split))).toEqual(await used(axis, () => {}));
+    expect(split).toContain("bn_gather");
+    expect(split).toContain("bn_double_backward_apply");
+    expect(split.some((kernel) => /normalize_add/.test(kernel))).toBe(true);
+  });
+});
+
+/** Has kernels run chunk by chunk, the last one first; gathers the names of those with several. */
+function runBackwards(runtime: Runtime, split: string[]): void {
+  runtime.run = (kernel, chunks, ...args) => {
+    if (chunks > 1) split.push(kernel);
+    for (let chunk = chunks - 1; chunk >= 0; chunk--) runtime.runHere(kernel, chunk, chunk + 1, args);
+  };
+}
