@@ -54,12 +54,14 @@ export function batchOf(runtime: Runtime, statistics: GroupStatistics, least: nu
 
 /**
  * Watches a batch norm: takes what each step has left of its statistics anyway, and makes figures of it when asked. A step costs
- * two additions a channel.
+ * a copy of two numbers a channel, or, of several that go together, an addition.
  */
 export class HealthMonitor {
   readonly #epsilon: number;
-  /** [Σ values·mean, Σ m2], with renorm also [Σ values·r, Σ values·d]: of the last batch, or of those that were gathered. */
+  /** [Σ weight·mean, Σ m2], with renorm also [Σ values·r, Σ values·d]: of the last batch, or of those that were gathered. */
   #sums = new Float64Array();
+  /** What divides the sums of means: 1 or the values. */
+  #weight = 1;
   #values = 0;
   #least = 0;
   #refused = 0;
@@ -72,24 +74,28 @@ export class HealthMonitor {
   /** A batch that moved the running statistics. */
   record({ values, least, triple, corrections }: RecordedBatch): void {
     const length = triple.length * (corrections.length > 0 ? 2 : 1);
-    const known = this.#sums.length === length;
-    if (!known) this.#sums = new Float64Array(length);
-    if (!known || !this.#gathering || this.#values === 0) {
-      this.#sums.fill(0);
+    const together = this.#gathering && this.#values > 0 && this.#sums.length === length;
+    if (this.#sums.length !== length) this.#sums = new Float64Array(length);
+    const sums = this.#sums;
+    if (together) {
+      const channels = triple.length / 2;
+      for (let i = 0; i < triple.length; i++) {
+        const factor = i < channels ? values : 1;
+        sums[i] = (sums[i] as number) + factor * (triple[i] as number);
+      }
+    } else {
+      sums.fill(0, triple.length);
+      sums.set(triple);
+      if (this.#gathering) for (let c = 0; c < triple.length / 2; c++) sums[c] = values * (triple[c] as number);
       this.#values = 0;
     }
-    const add = (i: number, value: number) => {
-      this.#sums[i] = (this.#sums[i] as number) + value;
-    };
-    const channels = triple.length / 2;
-    for (let c = 0; c < channels; c++) {
-      add(c, values * (triple[c] as number));
-      add(channels + c, triple[channels + c] as number);
-    }
     for (const { count, values: own } of corrections) {
-      for (let i = 0; i < own.length; i++) add(2 * channels + i, count * (own[i] as number));
+      for (let i = 0; i < own.length; i++) {
+        sums[triple.length + i] = (sums[triple.length + i] as number) + count * (own[i] as number);
+      }
     }
     this.#values += values;
+    this.#weight = this.#gathering ? this.#values : 1;
     this.#least = least;
   }
 
@@ -117,10 +123,10 @@ export class HealthMonitor {
     let [drift, squares, smallestVariance, constantChannels] = [0, 0, Number.POSITIVE_INFINITY, 0];
     const channels = runningMean.length;
     const renorm = this.#sums.length === 4 * channels;
-    const of = (which: number, c: number) => (this.#sums[which * channels + c] as number) / this.#values;
+    const of = (which: number, c: number) => this.#sums[which * channels + c] as number;
     for (let c = 0; c < channels; c++) {
-      const [mean, variance] = [of(0, c), of(1, c)];
-      const [r, d] = renorm ? [of(2, c), of(3, c)] : [1, 0];
+      const [mean, variance] = [of(0, c) / this.#weight, of(1, c) / this.#values];
+      const [r, d] = renorm ? [of(2, c) / this.#values, of(3, c) / this.#values] : [1, 0];
       const running = (runningVariance[c] as number) + this.#epsilon;
       const shift = (mean - (runningMean[c] as number)) / Math.sqrt(running);
       const stretch = Math.sqrt((variance + this.#epsilon) / running);
