@@ -1,9 +1,10 @@
-// The Rust crate as WebAssembly: wasm-pack (cargo, wasm-bindgen), then wasm-opt. Makes ts/wasm/evenkeel.d.ts and
+// The Rust crate as WebAssembly: wasm-pack (cargo, wasm-bindgen), then shrink-wasm.mjs and wasm-opt. Makes ts/wasm/evenkeel.d.ts and
 // ts/wasm/evenkeel_bg.wasm, and with relaxed SIMD the same in target/relaxed/; with --selftest the same crate with its test
 // cases, in target/selftest/ and target/selftest-relaxed/.
 import { createHash } from "node:crypto";
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -15,6 +16,7 @@ import {
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { main, must, run, Stop, say } from "./process.mjs";
+import { withoutPanics, withoutUnreadData } from "./shrink-wasm.mjs";
 import { detect, root, toolFolder, tools } from "./toolchain.mjs";
 
 /**
@@ -42,7 +44,7 @@ const products = ["evenkeel.d.ts", "evenkeel_bg.wasm"];
 
 // What rustc 1.96 turns on for wasm32, and SIMD. Named, so that wasm-opt emits nothing that Node 20 or the oldest
 // supported browser would refuse.
-const wasmOptions = [
+export const wasmOptions = [
   "-O3",
   // Nothing lies below 1024 (the stack's far end does), so constants move into the offsets of loads: convolution × 1.3.
   "--low-memory-unused",
@@ -70,7 +72,7 @@ export async function buildWasm(which = "library") {
   const record = join(root, "target", "wasm", `${variant.name}.json`);
   const inputs = digest([
     ...[variant, wasmOptions, tools, wasm.route, wasm.rust.identity].map((value) => JSON.stringify(value)),
-    ...sources().map((file) => `${file}\n${readFileSync(join(root, file), "utf8")}`),
+    ...sources("crate").map((file) => `${file}\n${readFileSync(join(root, file), "utf8")}`),
   ]);
 
   const last = readJson(record);
@@ -109,29 +111,75 @@ export async function buildWasm(which = "library") {
 
   mkdirSync(folder, { recursive: true });
   copyFileSync(join(packed, "evenkeel.d.ts"), join(packed, "evenkeel.d.ts.new"));
+  const [lean, fresh] = [join(packed, "evenkeel_bg.wasm.lean"), join(packed, "evenkeel_bg.wasm.new")];
+  writeFileSync(lean, withoutPanics(readFileSync(join(packed, "evenkeel_bg.wasm"))));
   await must(process.execPath, [
     join(root, "node_modules", "binaryen", "bin", "wasm-opt"),
     ...wasmOptions,
     ...(variant.targetFeatures === relaxedSimd ? ["--enable-relaxed-simd"] : []),
-    join(packed, "evenkeel_bg.wasm"),
-    ...["-o", join(packed, "evenkeel_bg.wasm.new")],
+    ...[lean, "-o", fresh],
   ]);
+  const unread = withoutUnreadData(readFileSync(fresh));
+  if (unread !== undefined) writeFileSync(fresh, unread);
   for (const product of products) renameSync(join(packed, `${product}.new`), join(folder, product));
 
-  // cargo repeats the warnings of a crate that it did not have to build again, so the count is always of all of it.
-  const warnings = output.match(/^warning: (?!.*generated \d+ warnings?)/gm)?.length ?? 0;
+  const warnings = warningsIn(output);
   writeFileSync(record, JSON.stringify({ inputs, outputs: outputsOf(folder), warnings }));
   const bytes = statSync(join(folder, "evenkeel_bg.wasm")).size;
   say(`wasm (${variant.name}): ${bytes} bytes in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   return { warnings };
 }
 
-/** Every file that cargo reads, and this one. */
-function sources() {
-  const crate = readdirSync(join(root, "crate"), { recursive: true, withFileTypes: true })
+/**
+ * What unpacks the kernels where they travel packed: unpack/, as target/wasm/unpack.wasm.
+ * @returns {Promise<{ file: string, warnings: number }>}
+ */
+export async function buildUnpacker() {
+  const { wasm } = detect();
+  if (!wasm) throw new Stop("Tools are missing; run: npm run setup");
+  const file = join(root, "target", "wasm", "unpack.wasm");
+  const record = join(root, "target", "wasm", "unpack.json");
+  const inputs = digest([
+    ...[wasmOptions, wasm.route, wasm.rust.identity].map((value) => JSON.stringify(value)),
+    ...sources("unpack").map((file) => `${file}\n${readFileSync(join(root, file), "utf8")}`),
+  ]);
+  const last = readJson(record);
+  if (existsSync(file) && last?.inputs === inputs) return { file, warnings: last.warnings };
+
+  const target = join(root, "target", "unpack");
+  const args = ["build", "--release", "--locked", "--package", "evenkeel-unpack", "--target", "wasm32-unknown-unknown"];
+  const { code, output } = await run(wasm.rust.cargo, [...args, "--target-dir", target, ...wasm.cargoArguments], {
+    collect: true,
+    // Of its stack half is used.
+    env: { ...wasm.env, RUSTFLAGS: "-C link-arg=-zstack-size=65536", CARGO_ENCODED_RUSTFLAGS: undefined },
+  });
+  if (code !== 0) throw new Stop("unpack/ does not build for wasm32; the reason is above.", code);
+  mkdirSync(join(root, "target", "wasm"), { recursive: true });
+  writeFileSync(
+    `${file}.lean`,
+    withoutPanics(readFileSync(join(target, "wasm32-unknown-unknown/release/evenkeel_unpack.wasm"))),
+  );
+  await must(process.execPath, [
+    join(root, "node_modules", "binaryen", "bin", "wasm-opt"),
+    ...wasmOptions.map((option) => (option === "-O3" ? "-Oz" : option)),
+    ...[`${file}.lean`, "-o", file],
+  ]);
+  const warnings = warningsIn(output);
+  writeFileSync(record, JSON.stringify({ inputs, outputs: "", warnings }));
+  return { file, warnings };
+}
+
+/** cargo repeats the warnings of a crate that it did not have to build again, so the count is always of all of it. @param {string} output */
+function warningsIn(output) {
+  return output.match(/^warning: (?!.*generated \d+ warnings?)/gm)?.length ?? 0;
+}
+
+/** Every file of a crate that cargo reads, and what makes WebAssembly of it. @param {string} folder */
+function sources(folder) {
+  const crate = readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(root.length));
-  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", ...crate.sort()];
+  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", "scripts/shrink-wasm.mjs", ...crate.sort()];
 }
 
 /** @param {string} folder */

@@ -13,7 +13,8 @@ import {
 import { dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build as esbuild } from "esbuild";
-import { buildWasm } from "./build-wasm.mjs";
+import { buildUnpacker, buildWasm } from "./build-wasm.mjs";
+import { pack } from "./pack.mjs";
 import { main, must, Stop, say } from "./process.mjs";
 import { root } from "./toolchain.mjs";
 
@@ -47,6 +48,24 @@ function ownership(name) {
   };
 }
 
+/**
+ * The WebAssembly travels inside the file, packed: nothing to serve beside it, nothing to configure.
+ * @param {string} unpacker @returns {import("esbuild").Plugin}
+ */
+function inlined(unpacker) {
+  return {
+    name: "inlined",
+    setup(build) {
+      build.onLoad({ filter: /\.wasm$/ }, ({ path }) => {
+        const [decoder, packed] = [readFileSync(unpacker), pack(readFileSync(path))];
+        const contents = `import { fromBase64, unpack } from "./ts/runtime/unpack.ts";
+          export default () => unpack(fromBase64("${decoder.toString("base64")}"), fromBase64("${packed.toString("base64")}"));`;
+        return { contents, resolveDir: root };
+      });
+    },
+  };
+}
+
 /** @param {string} path */
 function slashes(path) {
   return path.split(sep).join("/");
@@ -54,23 +73,26 @@ function slashes(path) {
 
 /** @returns {ReturnType<typeof buildWasm>} warnings of rustc, over all builds */
 export async function build() {
-  const [library, relaxed] = [await buildWasm(), await buildWasm("relaxed")];
+  const [library, relaxed, unpacker] = [await buildWasm(), await buildWasm("relaxed"), await buildUnpacker()];
   const started = performance.now();
   // Built aside and then swapped in: a build that fails or is interrupted leaves the last one whole.
   const out = join(root, "target", "dist");
   rmSync(out, { recursive: true, force: true });
-  await Promise.all([...Object.keys(bundles).map((name) => bundle(name, out)), declarations(join(out, "types"))]);
+  await Promise.all([
+    ...Object.keys(bundles).map((name) => bundle(name, out, unpacker.file)),
+    declarations(join(out, "types")),
+  ]);
   // For engines that take WebAssembly as modules (workerd), and for `precision: "fast"`.
   copyFileSync(join(root, "ts/wasm/evenkeel_bg.wasm"), join(out, "evenkeel.wasm"));
   copyFileSync(join(root, "target/relaxed/evenkeel_bg.wasm"), join(out, "evenkeel-relaxed.wasm"));
   rmSync(join(root, "dist"), { recursive: true, force: true });
   renameSync(out, join(root, "dist"));
   say(`dist: ${Object.keys(bundles).join(", ")}, types in ${((performance.now() - started) / 1000).toFixed(1)} s`);
-  return { warnings: library.warnings + relaxed.warnings };
+  return { warnings: library.warnings + relaxed.warnings + unpacker.warnings };
 }
 
-/** @param {string} name @param {string} out */
-async function bundle(name, out) {
+/** @param {string} name @param {string} out @param {string} unpacker */
+async function bundle(name, out, unpacker) {
   const { entry, platform, contains } = bundles[name];
   const outfile = join(out, `${name}.js`);
   const { metafile } = await esbuild({
@@ -81,12 +103,16 @@ async function bundle(name, out) {
     format: "esm",
     target: "es2022",
     platform,
-    // The WebAssembly travels inside the file: nothing to serve beside it, nothing to configure.
-    loader: { ".wasm": "binary" },
+    // As built the entry would be parsed and sent at twice the size. Who debugs has the maps; errors name themselves. What
+    // runs in Node alone stays readable.
+    minify: platform === "neutral",
+    // An engine prints the whole line of an error that nobody caught; shorter ones cost more than half a kilobyte.
+    lineLimit: 1000,
+    sourcemap: true,
     legalComments: "none",
     metafile: true,
     logLevel: "warning",
-    plugins: [ownership(name)],
+    plugins: [inlined(unpacker), ownership(name)],
   }).catch(() => {
     throw new Stop(`${entry} cannot be bundled; the reason is above.`);
   });

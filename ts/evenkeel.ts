@@ -2,6 +2,7 @@ import { BatchNorm, type BatchNormOpOptions } from "./batchnorm/op.js";
 import { type Statistics, type StatisticsOptions, statisticsOf } from "./batchnorm/statistics.js";
 import { makeDisposable } from "./runtime/disposable.js";
 import type { LoadOptions } from "./runtime/load.js";
+import { named } from "./runtime/named.js";
 import { Runtime, type RuntimeInfo } from "./runtime/runtime.js";
 import type { Shape } from "./runtime/shape.js";
 import type { Tensor } from "./runtime/tensor.js";
@@ -62,6 +63,7 @@ export class Evenkeel {
 }
 
 makeDisposable(Evenkeel);
+named({ Evenkeel });
 
 /**
  * A new runtime: a WebAssembly instance with its own memory. Compiled code is shared between runtimes.

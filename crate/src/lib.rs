@@ -15,13 +15,21 @@
 //! - min and max are compare-and-select, written so that a NaN passes through.
 //! - Nothing here calls `exp`, `ln`, `pow`… of the platform: [`math`] has them, with the same bits everywhere. Only
 //!   `sqrt`, which IEEE 754 rounds correctly, is taken from the hardware.
+//! - The WebAssembly is built without the standard library: what it has and `core` has not, such as `f64::sqrt`, is in
+//!   [`math`] too.
 //! - The wasm body and the portable body of [`simd::F32x4`] do the same operations in the same order, so the native tests
 //!   and the wasm build agree in every bit.
+
+// Without std a panic is a trap and nothing more: its message could not leave the module anyway, and what would write it
+// is a tenth of the WebAssembly.
+#![cfg_attr(all(target_arch = "wasm32", not(feature = "selftest")), no_std)]
 
 #[cfg(target_arch = "wasm32")]
 mod abi;
 pub mod activation;
 pub mod average_pool;
+#[cfg(all(target_arch = "wasm32", not(feature = "selftest")))]
+mod bare;
 pub mod batchnorm;
 pub mod conv;
 pub mod dropout;

@@ -120,6 +120,17 @@ pub fn normal(x: F32x4) -> (F32x4, F32x4) {
     (x.less(F32x4::zero()).select(tail, F32x4::splat(1.0) - tail), e * F32x4::splat(INVERSE_SQRT_2_PI))
 }
 
+/// √x, correctly rounded as IEEE 754 demands. The standard library has it as a method, which the wasm build does without.
+pub fn sqrt(x: f64) -> f64 {
+    #[cfg(not(target_arch = "wasm32"))]
+    return x.sqrt();
+    #[cfg(target_arch = "wasm32")]
+    {
+        use core::arch::wasm32::{f64x2_extract_lane, f64x2_splat, f64x2_sqrt};
+        f64x2_extract_lane::<0>(f64x2_sqrt(f64x2_splat(x)))
+    }
+}
+
 /// ln(1 + x) for x ≥ 0, in f64. ≤ 3 ULP of f64.
 pub fn ln_1p(x: f64) -> f64 {
     if !x.is_finite() {

@@ -1,6 +1,7 @@
 import { checkBoolean, checkNumber, checkOptions, formatValue, isFiniteF32 } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { ShapeError, ValueError } from "../runtime/errors.js";
+import { named } from "../runtime/named.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { sizeOf } from "../runtime/shape.js";
 import type { Tensor } from "../runtime/tensor.js";
@@ -359,3 +360,4 @@ export class BatchNorm {
 }
 
 makeDisposable(BatchNorm);
+named({ BatchNorm });

@@ -6,6 +6,7 @@ import { Breather } from "../runtime/breather.js";
 import { checkInteger, checkOptions, formatValue, listNames, oneOf } from "../runtime/check.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { NameError, ShapeError, StateError, ValueError } from "../runtime/errors.js";
+import { named } from "../runtime/named.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
@@ -419,6 +420,7 @@ export class Model {
 }
 
 makeDisposable(Model);
+named({ Model });
 
 function endsInSoftmax(nodes: readonly Node[]): boolean {
   return nodes.at(-1)?.operation instanceof SoftmaxOperation;

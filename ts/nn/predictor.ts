@@ -1,6 +1,7 @@
 import { countSamples, type Samples, valuesOf } from "../data/arrays.js";
 import { makeDisposable } from "../runtime/disposable.js";
 import { ShapeError, StateError } from "../runtime/errors.js";
+import { named } from "../runtime/named.js";
 import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
@@ -163,6 +164,7 @@ export class Predictor {
 }
 
 makeDisposable(Predictor);
+named({ Predictor });
 
 function largestDifference(a: Float32Array, b: Float32Array): number {
   return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] as number))), 0);

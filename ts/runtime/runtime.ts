@@ -5,6 +5,7 @@ import { MemoryLimitError, ShapeError, StateError, ValueError } from "./errors.j
 import { requireSimd } from "./features.js";
 import type { KernelArguments, Kernels } from "./kernels.js";
 import { instantiateFor, type LoadOptions, planLoad } from "./load.js";
+import { named } from "./named.js";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.js";
 import { Tensor } from "./tensor.js";
 import { STACK_BYTES } from "./threads/crew.js";
@@ -250,6 +251,7 @@ export class Runtime {
 }
 
 makeDisposable(Runtime);
+named({ Runtime });
 
 function checkData(data: unknown, shape: Shape, size: number): asserts data is Float32Array | readonly number[] {
   const what = `tensor ${formatShape(shape)}`;

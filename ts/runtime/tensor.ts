@@ -1,5 +1,6 @@
 import { makeDisposable } from "./disposable.js";
 import { StateError } from "./errors.js";
+import { named } from "./named.js";
 import { formatShape, type Shape, sizeOf } from "./shape.js";
 
 /** What a tensor needs of its runtime. */
@@ -136,3 +137,4 @@ export class Tensor {
 }
 
 makeDisposable(Tensor);
+named({ Tensor });

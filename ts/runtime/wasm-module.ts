@@ -1,4 +1,4 @@
-import inlinedBytes from "../wasm/evenkeel_bg.wasm";
+import unpackInlined from "../wasm/evenkeel_bg.wasm";
 import { DataError, FormatError, UnsupportedError, ValueError } from "./errors.js";
 import { fetchAddress } from "./threads/host.js";
 import { withSharedMemory } from "./threads/shared-module.js";
@@ -17,6 +17,8 @@ export interface CompiledModule {
 const ownMemory = new WeakMap<object, Promise<CompiledModule>>();
 const sharedMemory = new WeakMap<object, Promise<CompiledModule>>();
 const responses = new WeakMap<object, Promise<BufferSource>>();
+// The one that the package brings.
+const inlined = new Map<string, Promise<BufferSource>>();
 // By their text.
 const addresses = new Map<string, Promise<BufferSource>>();
 
@@ -29,11 +31,11 @@ const addresses = new Map<string, Promise<BufferSource>>();
  * @throws {FormatError} when the bytes are not WebAssembly.
  * @throws {UnsupportedError} where the engine forbids compiling.
  */
-export async function compileModule(source: ModuleSource = inlinedBytes, shared = false): Promise<CompiledModule> {
+export async function compileModule(source?: ModuleSource, shared = false): Promise<CompiledModule> {
   // By tag, not instanceof: objects may come from another realm (an iframe, node:vm).
-  const tag = tagOf(source);
-  if (tag === "WebAssembly.Module") return { module: source as WebAssembly.Module };
-  const bytes = await readSource(source);
+  if (tagOf(source) === "WebAssembly.Module") return { module: source as WebAssembly.Module };
+  const bytes =
+    source === undefined ? await cached(inlined, "kernels", () => compiling(unpackInlined)) : await readSource(source);
   return cached(shared ? sharedMemory : ownMemory, bytes, () => compileBytes(bytes, shared));
 }
 
@@ -87,9 +89,14 @@ async function read(source: Response | Promise<Response>, what: string): Promise
 
 async function compileBytes(bytes: BufferSource, shared: boolean): Promise<CompiledModule> {
   const rewritten = shared ? withSharedMemory(viewOf(bytes)) : undefined;
+  const module = await compiling(() => WebAssembly.compile(rewritten?.bytes ?? bytes));
+  return rewritten === undefined ? { module } : { module, sharedPages: rewritten.pages };
+}
+
+/** @throws {FormatError | UnsupportedError} as {@link compileModule}, where `compile` throws. */
+async function compiling<Result>(compile: () => Promise<Result>): Promise<Result> {
   try {
-    const module = await WebAssembly.compile(rewritten?.bytes ?? bytes);
-    return rewritten === undefined ? { module } : { module, sharedPages: rewritten.pages };
+    return await compile();
   } catch (cause) {
     const message = messageOf(cause);
     // V8's words, in workerd and under a content security policy alike; other engines name the policy.

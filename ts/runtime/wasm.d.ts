@@ -1,5 +1,6 @@
-// esbuild's binary loader inlines the file.
+// scripts/build.mjs inlines the file, packed.
 declare module "*.wasm" {
-  const bytes: Uint8Array<ArrayBuffer>;
+  /** Unpacks it, anew each time. */
+  const bytes: () => Promise<Uint8Array<ArrayBuffer>>;
   export default bytes;
 }

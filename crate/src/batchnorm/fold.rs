@@ -11,6 +11,7 @@
 //! [`Axis::forward`]: crate::conv::axis::Axis::forward
 
 use crate::conv::Geometry;
+use crate::math::sqrt;
 
 /// The running statistics and parameters of a batch norm in inference; empty γ is ones, empty β zeros.
 #[derive(Clone, Copy)]
@@ -32,7 +33,7 @@ impl Inference<'_> {
     fn affine(&self, c: usize) -> (f64, f64) {
         let gamma = self.gamma.get(c).map_or(1.0, |&v| f64::from(v));
         let beta = self.beta.get(c).map_or(0.0, |&v| f64::from(v));
-        let scale = gamma / (f64::from(self.variance[c]) + self.epsilon).sqrt();
+        let scale = gamma / sqrt(f64::from(self.variance[c]) + self.epsilon);
         (scale, beta - f64::from(self.mean[c]) * scale)
     }
 }

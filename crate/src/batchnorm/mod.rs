@@ -38,6 +38,8 @@ pub mod cases;
 #[cfg(any(test, feature = "selftest"))]
 pub mod double_backward_cases;
 
+use crate::math::sqrt;
+
 /// The coefficient tables of y = (x − shift)·scale + offset, one value a channel.
 #[derive(Clone, Copy)]
 pub struct Coefficients<'a> {
@@ -130,7 +132,7 @@ pub fn running_triple(mean: &mut [f64], m2: &mut [f64], running_mean: &[f32], ru
 }
 
 fn rstd(m2: f64, count: f64, epsilon: f64) -> f64 {
-    1.0 / (m2 / count + epsilon).sqrt()
+    1.0 / sqrt(m2 / count + epsilon)
 }
 
 /// Fills the tables \[shift, scale, offset\] from a triple; an empty γ is all ones, an empty β all zeros, an empty `renorm`

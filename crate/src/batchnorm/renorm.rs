@@ -9,6 +9,7 @@
 //! dγ = r·Σdz·x̂ + d·Σdz in [`parameter_sums`]. dx is the plain form times r, which scale has.
 
 use super::step;
+use crate::math::sqrt;
 
 /// Where r and d end.
 #[derive(Clone, Copy)]
@@ -41,8 +42,8 @@ pub fn correction(
     let Limits { r_min, r_max, d_max } = limits;
     for c in 0..channels {
         let spread = f64::from(spread[c]);
-        let stddev = if is_stddev { spread.max(epsilon.sqrt()) } else { (spread + epsilon).sqrt() };
-        r[c] = ((m2[c] / count + epsilon).sqrt() / stddev).max(r_min).min(r_max);
+        let stddev = if is_stddev { spread.max(sqrt(epsilon)) } else { sqrt(spread + epsilon) };
+        r[c] = (sqrt(m2[c] / count + epsilon) / stddev).max(r_min).min(r_max);
         d[c] = ((mean[c] - f64::from(reference_mean[c])) / stddev).max(-d_max).min(d_max);
     }
 }
@@ -91,9 +92,9 @@ pub fn update_keras(
     for c in 0..channels {
         let variance = m2[c] / count;
         step(&mut renorm_mean[c], mean[c], renorm_rate);
-        step(&mut renorm_stddev[c], (variance + epsilon).sqrt(), renorm_rate);
+        step(&mut renorm_stddev[c], sqrt(variance + epsilon), renorm_rate);
         step(&mut moving_mean[c], mean[c], rate);
-        let stddev = step(&mut moving_stddev[c], (variance * correction + epsilon).sqrt(), rate);
+        let stddev = step(&mut moving_stddev[c], sqrt(variance * correction + epsilon), rate);
         moving_variance[c] = (stddev * stddev - epsilon).clamp(0.0, f64::from(f32::MAX)) as f32;
     }
 }

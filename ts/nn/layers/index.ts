@@ -1,3 +1,4 @@
+import { named } from "../../runtime/named.js";
 import type { LayerOptions } from "../layer.js";
 import { ActivationLayer, type ActivationOptions } from "./activation.js";
 import { AveragePooling2d, type AveragePooling2dOptions, GlobalAveragePooling2d } from "./average-pooling2d.js";
@@ -32,3 +33,16 @@ export const layers = {
   /** An activation as a layer of its own. */
   activation: (options: ActivationOptions) => new ActivationLayer(options),
 };
+
+named({
+  ActivationLayer,
+  AveragePooling2d,
+  BatchNormalization,
+  Conv2d,
+  Dense,
+  Dropout,
+  Flatten,
+  GlobalAveragePooling2d,
+  Input,
+  MaxPooling2d,
+});
