@@ -1,8 +1,8 @@
 //! Dense layers: y = f(x·w + b) for x \[rows\]\[inputs\] and w \[inputs\]\[units\], and the three gradients.
 //!
-//! All are one product C = A·B. A block of B, up to 128 rows by 4, 8 or 12 columns, is copied into vectors on the stack
-//! (so that B may be a transpose and have any width), and a register tile runs over the rows of C: 6 rows by 8 columns,
-//! or 4 by 12, so that 10 units waste 2 columns and not 6.
+//! All are one product C = A·B. A block of B, up to 128 rows by 8 or 12 columns, is copied into vectors on the stack
+//! (so that B may be a transpose and have any width), and a register tile runs over the rows of C: 4 rows by 8 columns,
+//! or 2 by 12, so that 10 units waste 2 columns and not 6.
 //!
 //! Every value of C is one chain of f32 sums from 0 in ascending order of the inner index, then the bias: its error is at most
 //! (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|) for K terms, its bits depend on nothing but its row and column.
@@ -60,46 +60,62 @@ impl Left for Transposed<'_> {
     }
 }
 
-/// B: the vector of its row k that begins at column n, 0 in the lanes past the last column.
-trait Right: Fn(usize, usize) -> F32x4 + Copy {}
-impl<F: Fn(usize, usize) -> F32x4 + Copy> Right for F {}
+/// B: the value of its row k and column n stands at k·`steps`\[0\] + n·`steps`\[1\].
+#[derive(Clone, Copy)]
+struct Right<'a> {
+    values: &'a [f32],
+    steps: [usize; 2],
+}
+
+impl Right<'_> {
+    /// Rows from `first` on into `block`, `vectors` vectors a row, the first column being `n`. What stands in lanes past the
+    /// last column is never read. One copy for all products.
+    #[inline(never)]
+    fn copy(self, block: &mut [F32x4], vectors: usize, [first, n]: [usize; 2]) {
+        let Self { values, steps } = self;
+        for (k, row) in block.chunks_exact_mut(vectors).enumerate() {
+            for (v, to) in row.iter_mut().enumerate() {
+                let at = (first + k) * steps[0] + (n + v * LANES) * steps[1];
+                *to = match values.get(at..at + LANES) {
+                    Some(values) if steps[1] == 1 => F32x4::load(values),
+                    _ => F32x4::from_array(core::array::from_fn(|i| {
+                        values.get(at + i * steps[1]).copied().unwrap_or(0.0)
+                    })),
+                };
+            }
+        }
+    }
+}
 
 /// C = clamp(A·B + bias) for rows of C of `columns` values; the bias may be empty.
-fn product(c: &mut [f32], a: impl Left, b: impl Right, bias: &[f32], depth: usize, columns: usize, clamp: Clamp) {
+fn product(c: &mut [f32], a: impl Left, b: Right, bias: &[f32], depth: usize, columns: usize, clamp: Clamp) {
     let mut n = 0;
     while n < columns {
-        match columns - n {
-            0..=4 => group::<1, 4>(c, a, b, bias, depth, [n, columns], clamp),
+        // Twelve columns as one group waste two for 10 units, and not six.
+        n += match columns - n {
             9..=12 => group::<3, 2>(c, a, b, bias, depth, [n, columns], clamp),
             _ => group::<2, 4>(c, a, b, bias, depth, [n, columns], clamp),
-        }
-        n += match columns - n {
-            0..=4 => 4,
-            9..=12 => 12,
-            _ => 8,
         };
     }
 }
 
-/// 4·V columns from n on, in tiles of P rows.
+/// 4·V columns from n on, in tiles of P rows; returns 4·V.
 #[inline(never)]
 fn group<const V: usize, const P: usize>(
     c: &mut [f32],
     a: impl Left,
-    b: impl Right,
+    b: Right,
     bias: &[f32],
     depth: usize,
     [n, columns]: [usize; 2],
     clamp: Clamp,
-) {
+) -> usize {
     let rows = c.len() / columns;
     let lanes: [usize; V] = core::array::from_fn(|v| LANES.min(columns.saturating_sub(n + v * LANES)));
     let mut block = [[F32x4::zero(); V]; DEPTH];
     for first in (0..depth).step_by(DEPTH) {
         let block = &mut block[..DEPTH.min(depth - first)];
-        for (k, row) in block.iter_mut().enumerate() {
-            *row = core::array::from_fn(|v| b(first + k, n + v * LANES));
-        }
+        b.copy(block.as_flattened_mut(), V, [first, n]);
         let last = first + block.len() == depth;
         let bias = if last && !bias.is_empty() {
             core::array::from_fn(|v| F32x4::load_partial(&bias[(n + v * LANES).min(columns)..], lanes[v]))
@@ -120,6 +136,7 @@ fn group<const V: usize, const P: usize>(
             }
         }
     }
+    V * LANES
 }
 
 /// How a tile begins and ends.
@@ -141,13 +158,13 @@ fn tile<const V: usize, const P: usize>(
     block: &[[F32x4; V]],
     finish: Finish<V>,
 ) {
+    // A vector past the last column of the last row may begin past the end.
+    let at = |p: usize, v: usize| p * columns + v * LANES;
     let mut sums = [[F32x4::zero(); V]; P];
     if !finish.start {
-        for p in 0..P {
-            for v in 0..V {
-                let c = &c[p * columns + v * LANES..];
-                sums[p][v] =
-                    if finish.lanes[v] == LANES { F32x4::load(c) } else { F32x4::load_partial(c, finish.lanes[v]) };
+        for (p, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = load(&c[at(p, v).min(c.len())..], finish.lanes[v]);
             }
         }
     }
@@ -160,39 +177,55 @@ fn tile<const V: usize, const P: usize>(
             }
         }
     });
-    for p in 0..P {
-        for v in 0..V {
-            let sum = finish.clamp.apply(sums[p][v] + finish.bias[v]);
-            let c = &mut c[p * columns + v * LANES..];
-            if finish.lanes[v] == LANES { sum.store(c) } else { sum.store_partial(c, finish.lanes[v]) }
+    for (p, sums) in sums.iter().enumerate() {
+        for (v, &sum) in sums.iter().enumerate() {
+            let at = at(p, v).min(c.len());
+            store(finish.clamp.apply(sum + finish.bias[v]), &mut c[at..], finish.lanes[v]);
         }
     }
 }
 
-/// The values of a row from `at` on, at most four.
 #[inline(always)]
-fn load(row: &[f32], at: usize) -> F32x4 {
-    match row.get(at..at + LANES) {
-        Some(row) => F32x4::load(row),
-        None => F32x4::load_partial(&row[at.min(row.len())..], row.len().saturating_sub(at)),
-    }
+fn load(c: &[f32], len: usize) -> F32x4 {
+    if len == LANES { F32x4::load(c) } else { load_narrow(c, len) }
+}
+
+#[inline(always)]
+fn store(v: F32x4, c: &mut [f32], len: usize) {
+    if len == LANES { v.store(c) } else { store_narrow(v, c, len) }
+}
+
+/// Calls, for the last columns alone: written out in every tile they were a third of it.
+#[inline(never)]
+fn load_narrow(c: &[f32], len: usize) -> F32x4 {
+    F32x4::load_partial(c, len)
+}
+
+#[inline(never)]
+fn store_narrow(v: F32x4, c: &mut [f32], len: usize) {
+    v.store_partial(c, len);
 }
 
 /// y = f(x·kernel + bias) for the rows that y and x hold; the bias may be empty.
 pub fn dense_forward(y: &mut [f32], x: &[f32], kernel: &[f32], bias: &[f32], inputs: usize, units: usize, f: Fused) {
     assert!(kernel.len() == inputs * units && (bias.is_empty() || bias.len() == units));
     assert_eq!(x.len() * units, y.len() * inputs);
-    let rows = Rows { values: x, width: inputs };
-    product(y, rows, |k, n| load(&kernel[k * units..][..units], n), bias, inputs, units, f.clamp());
+    product(
+        y,
+        Rows { values: x, width: inputs },
+        Right { values: kernel, steps: [units, 1] },
+        bias,
+        inputs,
+        units,
+        f.clamp(),
+    );
     f.finish(y);
 }
 
 /// dx = dy·kernelᵀ for the rows that dx and dy hold.
 pub fn dense_backward_input(dx: &mut [f32], dy: &[f32], kernel: &[f32], inputs: usize, units: usize) {
     assert!(kernel.len() == inputs * units && dx.len() * units == dy.len() * inputs);
-    let transposed = |k: usize, n: usize| {
-        F32x4::from_array(core::array::from_fn(|i| kernel.get((n + i) * units + k).copied().unwrap_or(0.0)))
-    };
+    let transposed = Right { values: kernel, steps: [1, units] };
     product(dx, Rows { values: dy, width: units }, transposed, &[], units, inputs, Fused::LINEAR.clamp());
 }
 
@@ -207,11 +240,11 @@ pub fn dense_backward_kernel(
     inputs: usize,
     units: usize,
 ) {
-    let rows = x.len() / inputs;
-    assert!(x.len() == rows * inputs && dy.len() == rows * units && dkernel.len().is_multiple_of(units));
+    let count = x.len() / inputs;
+    assert!(x.len() == count * inputs && dy.len() == count * units && dkernel.len().is_multiple_of(units));
     assert!(first * units + dkernel.len() <= inputs * units && (dbias.is_empty() || dbias.len() == units));
     let columns = Transposed { values: x, width: inputs, at: first };
-    product(dkernel, columns, |k, n| load(&dy[k * units..][..units], n), &[], rows, units, Fused::LINEAR.clamp());
+    product(dkernel, columns, Right { values: dy, steps: [units, 1] }, &[], count, units, Fused::LINEAR.clamp());
     if !dbias.is_empty() {
         dbias.fill(0.0);
         dy.chunks_exact(units).for_each(|dy| update(dbias, [dy], |sum, [d]| sum + d));
