@@ -4,7 +4,6 @@
 //!
 //! Each is applied to the columns, all of a row at once, then to each row.
 
-use crate::conv::tile::WIDTH;
 use crate::simd::F32x4;
 use core::ops::{Add, Sub};
 
@@ -56,17 +55,13 @@ pub fn kernel_gradient([a, b, c, d]: Points<F32x4>) -> [[F32x4; 3]; 3] {
     })
 }
 
-/// A weight of eight output channels.
-pub type Weights = [f64; WIDTH];
-
 /// G·g·Gᵀ.
 #[inline(always)]
-pub fn kernel(g: [[Weights; 3]; 3]) -> Points<Weights> {
-    let half = |v: Weights| v.map(|v| 0.5 * v);
-    let line = |[a, b, c]: [Weights; 3]| {
-        let (even, odd) = (half(add(a, c)), half(b));
-        [a, add(even, odd), sub(even, odd), c]
+pub fn kernel(g: [[f64; 3]; 3]) -> Points<f64> {
+    let line = |[a, b, c]: [f64; 3]| {
+        let (even, odd) = (0.5 * (a + c), 0.5 * b);
+        [a, even + odd, even - odd, c]
     };
-    let [left, middle, right] = core::array::from_fn(|j| line(g.map(|row| row[j])));
-    core::array::from_fn(|i| line([left[i], middle[i], right[i]]))
+    let columns: [[f64; 4]; 3] = core::array::from_fn(|j| line(g.map(|row| row[j])));
+    core::array::from_fn(|i| line(columns.map(|column| column[i])))
 }
