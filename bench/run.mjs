@@ -7,15 +7,16 @@ import { parseArgs } from "node:util";
 import { main, must, Stop, say } from "../scripts/process.mjs";
 
 const HELP = `npm run bench -- [options]
-  --only bn|cnn|start|scale   one workload; may be given again
+  --only bn|cnn|threads|size|start|scale   one workload; may be given again
   --json FILE                 all figures
+  --markdown FILE             what is printed, for docs/performance.md
   --plot FILE                 where scale draws its plot (target/scale.svg)
   --python PATH               a Python that has tensorflow-cpu (python3)
   --peers A,B                 these peers only, by file name in bench/peers
   --quick                     a smoke run: small sizes, few repetitions, figures that mean nothing`;
 
 const here = dirname(fileURLToPath(import.meta.url));
-const WORKLOADS = ["bn", "cnn", "start", "scale"];
+const WORKLOADS = ["bn", "cnn", "threads", "size", "start", "scale"];
 
 /** The packages of bench/package.json, into bench/node_modules. */
 async function install() {
@@ -36,6 +37,7 @@ function options() {
       options: {
         only: { type: "string", multiple: true, default: WORKLOADS },
         json: { type: "string" },
+        markdown: { type: "string" },
         plot: { type: "string" },
         python: { type: "string" },
         peers: { type: "string" },
@@ -62,7 +64,7 @@ function peerFiles(names) {
 }
 
 await main(async () => {
-  const { only, json, plot, python, peers, quick, help } = options();
+  const { only, json, markdown, plot, python, peers, quick, help } = options();
   if (help) return console.log(HELP);
   if (!existsSync(join(here, "..", "dist", "index.js")))
     throw new Stop("There is no build to measure; run npm run build.");
@@ -78,16 +80,22 @@ await main(async () => {
     node: process.version,
     date: new Date().toISOString(),
   };
-  console.log(
-    `${machine.date.slice(0, 10)}, ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; one thread each\n`,
+  /** @type {string[]} */
+  const printed = [];
+  const print = (/** @type {string} */ line) => {
+    console.log(line);
+    printed.push(line);
+  };
+  print(
+    `${machine.date.slice(0, 10)}, ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; one thread each ` +
+      "unless said\n",
   );
-  const print = (/** @type {string} */ line) => console.log(line);
   const bench = new Bench({
     files: peerFiles(peers),
     python,
     quick,
     say: print,
-    onResult: (result) => print(table(result)),
+    onResult: (result) => print(table(result, !quick)),
   });
   /** @type {import("./workloads/scale.mjs").Series[] | undefined} */
   let scale;
@@ -100,5 +108,6 @@ await main(async () => {
   } finally {
     bench.close();
   }
+  if (markdown) writeFileSync(markdown, `${printed.join("\n")}\n`);
   if (json) writeFileSync(json, `${JSON.stringify({ machine, results: bench.results, scale }, null, 2)}\n`);
 });

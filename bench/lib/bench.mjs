@@ -120,6 +120,25 @@ export class Bench {
     return this.finish(workload, work.name, contestants, work.targets ?? []);
   }
 
+  /**
+   * Ourselves in two ways, each in a process of its own: ratios are of the first one's time. The same bits are demanded.
+   * @param {string} workload @param {string} name @param {readonly { title: string, job: import("./job.mjs").Job }[]} ways
+   * @param {readonly Target[]} targets of which the peer is a title
+   */
+  async variants(workload, name, ways, targets) {
+    /** @type {Record<string, Float32Array>[]} */
+    const ours = [];
+    const contestants = [];
+    for (const { title, job } of ways) {
+      const contestant = new Contestant(new Peer(this.files[0]), title, title);
+      contestants.push(contestant);
+      await contestant.prepare({ name, job, compared: 2 }, ours);
+    }
+    await this.takeTurns(contestants.filter(({ row }) => row.error === undefined));
+    for (const { peer } of contestants) peer.close();
+    return this.finish(workload, name, contestants, targets);
+  }
+
   /** Ourselves alone, the best of many. @param {import("./job.mjs").Job} job */
   async own(job) {
     const contestant = new Contestant(await this.open(this.files[0]));

@@ -18,6 +18,7 @@ import { join } from "node:path";
  * @typedef {object} NetworkJob
  * @property {"training" | "prediction"} kind Adam at its defaults; or probabilities
  * @property {number} batch
+ * @property {number} [threads] of ours, default 1
  * @property {number} epsilon
  * @property {Record<string, Values>} tensors images, labels (whole numbers), and weights (reference-model.mjs)
  * @property {Uint8Array} [onnx]

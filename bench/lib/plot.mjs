@@ -13,7 +13,9 @@ export async function writeScalePlot(all, file) {
     data: {
       values: all
         .filter((series) => series.unit === unit)
-        .flatMap(({ series, points }) => points.map(([work, milliseconds]) => ({ series, work, milliseconds }))),
+        .flatMap(({ series, points, power }) =>
+          points.map(([work, milliseconds]) => ({ series: `${series}: slope ${power}`, work, milliseconds })),
+        ),
     },
     mark: { type: /** @type {const} */ ("line"), point: true },
     encoding: {

@@ -50,8 +50,8 @@ async function batchNorm({ pass, relu, layout, epsilon, tensors: { gamma, beta, 
 }
 
 /** @param {import("../lib/job.mjs").NetworkJob} job */
-async function network({ kind, batch, epsilon, tensors: { images, labels, ...weights } }) {
-  const runtime = await load({ threads: 1 });
+async function network({ kind, batch, threads = 1, epsilon, tensors: { images, labels, ...weights } }) {
+  const runtime = await load({ threads });
   const model = await sequential(
     [
       layers.input({ shape: [28, 28, 1] }),

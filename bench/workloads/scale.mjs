@@ -6,7 +6,7 @@ import { networkJob } from "./cnn.mjs";
 
 const POWERS = [1, 2, 4, 8, 16, 32, 64];
 
-/** @typedef {{ series: string, unit: string, points: [work: number, milliseconds: number][] }} Series */
+/** @typedef {{ series: string, unit: string, points: [work: number, milliseconds: number][], power?: string }} Series */
 
 /** @param {import("../lib/bench.mjs").Bench} bench @param {string} plot a file, .svg */
 export async function run(bench, plot) {
@@ -33,10 +33,12 @@ export async function run(bench, plot) {
 
   bench.say("| our cost | per | slope, ms | at 0, ms | r² | p in time ∝ workᵖ |");
   bench.say("| --- | --- | --- | --- | --- | --- |");
-  for (const { series, unit, points } of all) {
-    const { slope, intercept, r2 } = linearFit(points);
-    const figures = [slope.toPrecision(3), intercept.toPrecision(2), r2.toFixed(4), exponent(points).toFixed(3)];
-    bench.say(`| ${[series, unit, ...figures].join(" | ")} |`);
+  for (const one of all) {
+    const { slope, intercept, r2 } = linearFit(one.points);
+    const power = exponent(one.points).toFixed(2);
+    const figures = [slope.toPrecision(3), intercept.toPrecision(2), r2.toFixed(4), power];
+    bench.say(`| ${[one.series, one.unit, ...figures].join(" | ")} |`);
+    one.power = power;
   }
   await writeScalePlot(all, plot);
   bench.say(`\nPlot: ${plot}\n`);
