@@ -131,7 +131,8 @@ export async function buildWasm(which = "library") {
 }
 
 /**
- * What unpacks the kernels where they travel packed: unpack/, as target/wasm/unpack.wasm.
+ * What unpacks the kernels where they travel packed: unpack/, as target/wasm/unpack.wasm; and beside it split.wasm, which
+ * takes them apart before.
  * @returns {Promise<{ file: string, warnings: number }>}
  */
 export async function buildUnpacker() {
@@ -155,10 +156,9 @@ export async function buildUnpacker() {
   });
   if (code !== 0) throw new Stop("unpack/ does not build for wasm32; the reason is above.", code);
   mkdirSync(join(root, "target", "wasm"), { recursive: true });
-  writeFileSync(
-    `${file}.lean`,
-    withoutPanics(readFileSync(join(target, "wasm32-unknown-unknown/release/evenkeel_unpack.wasm"))),
-  );
+  const whole = readFileSync(join(target, "wasm32-unknown-unknown/release/evenkeel_unpack.wasm"));
+  writeFileSync(join(root, "target", "wasm", "split.wasm"), whole);
+  writeFileSync(`${file}.lean`, withoutPanics(whole, ["split"]));
   await must(process.execPath, [
     join(root, "node_modules", "binaryen", "bin", "wasm-opt"),
     ...wasmOptions.map((option) => (option === "-O3" ? "-Oz" : option)),

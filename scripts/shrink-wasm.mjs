@@ -11,9 +11,9 @@ const HEADER_BYTES = 8;
 /**
  * The module with panics that only trap, so that wasm-opt can drop what they were told, and with no exports but the kernels,
  * the memory and the stack.
- * @param {Uint8Array} bytes with names
+ * @param {Uint8Array} bytes with names @param {readonly string[]} [unwanted] exports that go too
  */
-export function withoutPanics(bytes) {
+export function withoutPanics(bytes, unwanted = []) {
   const module = binaryen.readBinary(bytes);
   try {
     module.setFeatures(binaryen.Features.All);
@@ -27,7 +27,7 @@ export function withoutPanics(bytes) {
     // The kernels exchange numbers only: no table of JavaScript's values to start.
     for (let i = module.getNumExports() - 1; i >= 0; i--) {
       const { name } = binaryen.getExportInfo(module.getExportByIndex(i));
-      if (name.startsWith("__") && name !== "__stack_pointer") module.removeExport(name);
+      if (unwanted.includes(name) || (name.startsWith("__") && name !== "__stack_pointer")) module.removeExport(name);
     }
     return module.emitBinary();
   } finally {

@@ -1,6 +1,6 @@
-//! Unpacks LZMA (Igor Pavlov; lzma-specification.txt of <https://www.7-zip.org/sdk.html>): the kernels travel inside
-//! `index.js` at three quarters of what gzip would make of them. In JavaScript the same takes 35 ms of start-up, most of it
-//! before the engine has compiled it; in WebAssembly a quarter of that.
+//! Unpacks LZMA (Igor Pavlov; lzma-specification.txt of <https://www.7-zip.org/sdk.html>) and puts together what [`mod@weave`]
+//! took apart: the kernels travel inside `index.js` at two thirds of what gzip would make of them. In JavaScript LZMA alone
+//! takes 35 ms of start-up, most of it before the engine has compiled it; in WebAssembly a quarter of that.
 //!
 //! Of the format's parameters those that `scripts/pack.mjs` writes: lc = 3, lp = 0, pb = 2. What the build packed it has
 //! also unpacked once, so nothing is checked here but bounds: what is not packed so is a trap.
@@ -12,6 +12,8 @@
 fn panic(_: &core::panic::PanicInfo) -> ! {
     core::arch::wasm32::unreachable()
 }
+
+mod weave;
 
 /// Properties, size of the dictionary, size of what is packed.
 const HEADER_BYTES: usize = 13;
@@ -217,7 +219,7 @@ pub fn decode(out: &mut [u8], file: &[u8]) {
     }
 }
 
-/// Fills the `len` bytes at the address `out` with what the file of `file_len` bytes at `file` holds.
+/// Fills the `len` bytes at the address `out` with what the .lzma file of `file_len` bytes at `file` holds.
 ///
 /// # Safety
 /// Both are in the memory, and do not overlap.
@@ -227,4 +229,30 @@ pub unsafe extern "C" fn unpack(out: *mut u8, len: usize, file: *const u8, file_
     let (out, file) =
         unsafe { (core::slice::from_raw_parts_mut(out, len), core::slice::from_raw_parts(file, file_len)) };
     decode(out, file);
+}
+
+/// Fills the `len` bytes at the address `module` with the module whose streams are the `streams_len` bytes at `streams`.
+///
+/// # Safety
+/// Both are in the memory, and do not overlap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weave(module: *mut u8, len: usize, streams: *const u8, streams_len: usize) {
+    // SAFETY: the caller's promise.
+    let (module, streams) =
+        unsafe { (core::slice::from_raw_parts_mut(module, len), core::slice::from_raw_parts(streams, streams_len)) };
+    weave::weave(module, streams);
+}
+
+/// Fills the `len` + [`weave::HEAD`] bytes at the address `streams` with the module of `len` bytes at `module`. For the build;
+/// the package goes without.
+///
+/// # Safety
+/// Both are in the memory, and do not overlap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn split(streams: *mut u8, module: *const u8, len: usize) {
+    // SAFETY: the caller's promise.
+    let (streams, module) = unsafe {
+        (core::slice::from_raw_parts_mut(streams, len + weave::HEAD), core::slice::from_raw_parts(module, len))
+    };
+    weave::split(streams, module);
 }
