@@ -100,23 +100,39 @@ impl Activation for Relu {
     }
 }
 
-/// [`kind::CLIP`].
+/// [`kind::CLIP`] (α = 1) and [`kind::LEAKY_RELU`] (no limits): z for z ≥ 0, α·z for z < 0, within limits. One kernel for both:
+/// a few instructions more, a copy of every loop less. The slope at an output wants α > 0, which keeps the sign.
 #[derive(Clone, Copy)]
-pub struct Clip {
+pub struct Bent {
+    /// The slope of negative values.
+    pub alpha: f32,
     /// The smallest output.
     pub low: f32,
     /// The largest output.
     pub high: f32,
 }
 
-impl Activation for Clip {
+impl Bent {
+    /// [`kind::CLIP`].
+    pub fn clip(low: f32, high: f32) -> Self {
+        Self { alpha: 1.0, low, high }
+    }
+    /// [`kind::LEAKY_RELU`].
+    pub fn leaky(alpha: f32) -> Self {
+        Self { alpha, low: f32::NEG_INFINITY, high: f32::INFINITY }
+    }
+}
+
+impl Activation for Bent {
     #[inline(always)]
     fn value(self, z: F32x4) -> F32x4 {
-        z.at_least(F32x4::splat(self.low)).at_most(F32x4::splat(self.high))
+        let bent = z.less(F32x4::zero()).select(z * F32x4::splat(self.alpha), z);
+        bent.at_least(F32x4::splat(self.low)).at_most(F32x4::splat(self.high))
     }
     #[inline(always)]
     fn slope(self, z: F32x4) -> F32x4 {
-        slope_between(z, self.low, self.high, one())
+        let slope = F32x4::zero().less(z).select(one(), F32x4::splat(self.alpha));
+        slope_between(z, self.low, self.high, slope)
     }
     #[inline(always)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
@@ -124,63 +140,24 @@ impl Activation for Clip {
     }
 }
 
-/// [`kind::LEAKY_RELU`]. The slope at an output wants α > 0, which keeps the sign.
+/// The others: told apart at every vector, because the choice is cheap beside an exponential, and more copies of every loop
+/// were a sixth of the binary. Hard sigmoid is too rare for a copy of its own.
 #[derive(Clone, Copy)]
-pub struct LeakyRelu {
-    /// The slope of negative values.
-    pub alpha: f32,
-}
-
-impl Activation for LeakyRelu {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        z.less(F32x4::zero()).select(z * F32x4::splat(self.alpha), z)
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        F32x4::zero().less(z).select(one(), F32x4::splat(self.alpha))
-    }
-    #[inline(always)]
-    fn slope_at_output(self, y: F32x4) -> F32x4 {
-        self.slope(y)
-    }
-}
-
-/// [`kind::HARD_SIGMOID`].
-#[derive(Clone, Copy)]
-pub struct HardSigmoid;
-
-impl Activation for HardSigmoid {
-    #[inline(always)]
-    fn value(self, z: F32x4) -> F32x4 {
-        let six = F32x4::splat(6.0);
-        (z + F32x4::splat(3.0)).at_least(F32x4::zero()).at_most(six) / six
-    }
-    #[inline(always)]
-    fn slope(self, z: F32x4) -> F32x4 {
-        // Of the rounded sum, so that it agrees with the slope at the output.
-        slope_between(z + F32x4::splat(3.0), 0.0, 6.0, F32x4::splat(1.0 / 6.0))
-    }
-    #[inline(always)]
-    fn slope_at_output(self, y: F32x4) -> F32x4 {
-        slope_between(y, 0.0, 1.0, F32x4::splat(1.0 / 6.0))
-    }
-}
-
-/// [`kind::TANH`], [`kind::SIGMOID`], [`kind::SILU`], [`kind::GELU`] and [`kind::ELU`]: told apart at every vector, because
-/// the choice is cheap beside an exponential, and four more copies of every loop were a sixth of the binary.
-#[derive(Clone, Copy)]
-pub struct Smooth {
+pub struct Other {
     /// Which of them.
     pub kind: u32,
     /// ELU's limit at −∞ is −α.
     pub alpha: f32,
 }
 
-impl Activation for Smooth {
+impl Activation for Other {
     #[inline(never)]
     fn value(self, z: F32x4) -> F32x4 {
         match self.kind {
+            kind::HARD_SIGMOID => {
+                let six = F32x4::splat(6.0);
+                (z + F32x4::splat(3.0)).at_least(F32x4::zero()).at_most(six) / six
+            }
             kind::TANH => tanh(z),
             kind::SIGMOID => sigmoid(z),
             kind::SILU => z * sigmoid(z),
@@ -195,6 +172,8 @@ impl Activation for Smooth {
     #[inline(never)]
     fn slope(self, z: F32x4) -> F32x4 {
         match self.kind {
+            // Of the rounded sum, so that it agrees with the slope at the output.
+            kind::HARD_SIGMOID => slope_between(z + F32x4::splat(3.0), 0.0, 6.0, F32x4::splat(1.0 / 6.0)),
             // tanh′ z = 4σ′(2z).
             kind::TANH => sigmoid_slope(z + z) * F32x4::splat(4.0),
             kind::SIGMOID => sigmoid_slope(z),
@@ -213,6 +192,7 @@ impl Activation for Smooth {
     #[inline(never)]
     fn slope_at_output(self, y: F32x4) -> F32x4 {
         match self.kind {
+            kind::HARD_SIGMOID => slope_between(y, 0.0, 1.0, F32x4::splat(1.0 / 6.0)),
             kind::TANH => (one() - y) * (one() + y),
             kind::SIGMOID => y * (one() - y),
             kind::ELU => F32x4::zero().less(y).select(one(), y + F32x4::splat(self.alpha)),
@@ -223,6 +203,7 @@ impl Activation for Smooth {
     #[inline(never)]
     fn curvature(self, z: F32x4) -> F32x4 {
         match self.kind {
+            kind::HARD_SIGMOID => F32x4::zero(),
             // φ·(2 − z²); φ(20) is 0, and z² must stay finite beside it.
             kind::GELU => {
                 let t = z.abs().at_most(F32x4::splat(20.0));
@@ -268,10 +249,10 @@ macro_rules! with_activation {
         match $kind {
             kind::LINEAR => with!(activation::Linear),
             kind::RELU => with!(activation::Relu),
-            kind::CLIP => with!(activation::Clip { low: $p0, high: $p1 }),
-            kind::LEAKY_RELU => with!(activation::LeakyRelu { alpha: $p0 }),
-            kind::HARD_SIGMOID => with!(activation::HardSigmoid),
-            smooth @ kind::TANH..=kind::ELU => with!(activation::Smooth { kind: smooth, alpha: $p0 }),
+            kind @ (kind::CLIP | kind::LEAKY_RELU) => {
+                with!(if kind == kind::CLIP { activation::Bent::clip($p0, $p1) } else { activation::Bent::leaky($p0) })
+            }
+            kind @ kind::HARD_SIGMOID..=kind::ELU => with!(activation::Other { kind, alpha: $p0 }),
             unknown => panic!("no activation has the kind {unknown}"),
         }
     }};
