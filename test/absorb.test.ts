@@ -75,7 +75,7 @@ const networks: Record<string, readonly [absorbed: number, network: Network]> = 
   "before convolutions of which pooling does not read all": [
     2,
     [
-      [12, 10, 1],
+      [12, 10, 2],
       8,
       () => [
         ...[norm(), conv(4, 3, relu), maxPooling2d()],

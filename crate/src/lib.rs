@@ -2,7 +2,7 @@
 //!
 //! # Where to start reading
 //! [`batchnorm`] is the heart: its module text has the formulas. [`conv`] is the largest share of a training step.
-//! [`simd`] and [`reduce`] are what every kernel is written in. `oracle` (tests only) has every kernel again, slowly,
+//! [`simd`], [`reduce`] and [`rows`] are what every kernel is written in. `oracle` (tests only) has every kernel again, slowly,
 //! in f64, straight from the formula; [`selftest`](crate::simd) compares the two.
 //!
 //! # Conventions
@@ -42,6 +42,7 @@ pub mod oracle;
 pub mod permute;
 pub mod pool;
 pub mod reduce;
+pub mod rows;
 #[cfg(any(test, feature = "selftest"))]
 pub mod selftest;
 pub mod simd;

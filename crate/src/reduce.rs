@@ -1,13 +1,20 @@
 //! The loop combinators. A kernel says what happens to a vector; loops and tails are here and nowhere else.
 //!
-//! `map`, `update` and `sums` run over whole slices; `map_rows` and `column_sums` over matrices whose columns are
-//! channels, with per-channel tables. Each takes M input slices of one length as an array.
+//! `map`, `update` and `sums` run over whole slices; matrices have [`crate::rows`]. Each takes M input slices of one length as
+//! an array.
 
-use crate::simd::{F32x4, LANES};
+use crate::simd::{F32x4, F64x2, LANES};
 
-/// How many f32 terms a lane adds up before the sum goes on in f64: the rounding error of a partial sum is at most
-/// 31·2⁻²⁴ of the sum of magnitudes, whatever the length.
-pub const F32_TERMS: usize = 32;
+/// The values of a step of a map: two vectors. With one, half the work would be the loop itself; four are hardly faster.
+pub(crate) const PAIR: usize = 2 * LANES;
+
+/// The values of a step of a sum: four vectors, a cache line.
+pub const LINE: usize = 4 * LANES;
+
+/// How many terms a lane adds up in f32 before the sum goes on in f64: the four of a line in pairs, then four lines in order.
+/// So a term passes through five f32 additions at most, and the rounding error is at most 5·2⁻²⁴ of the sum of magnitudes,
+/// whatever the length. What fills no line goes on in f64 at once.
+pub const TERMS: usize = 16;
 
 /// The i-th vector of each input.
 #[inline(always)]
@@ -29,16 +36,35 @@ fn vectors<'a, const M: usize>(inputs: &[&'a [f32]; M], len: usize) -> [&'a [[f3
     })
 }
 
+/// The whole blocks of inputs of `len` values. Sliced to a number that the loops know, so that their bounds checks go.
+#[inline(always)]
+pub(crate) fn blocks<'a, const SIZE: usize, const M: usize>(
+    inputs: &[&'a [f32]; M],
+    len: usize,
+) -> [&'a [[f32; SIZE]]; M] {
+    inputs.map(|x| {
+        assert_eq!(x.len(), len);
+        &x.as_chunks().0[..len / SIZE]
+    })
+}
+
 /// y\[i\] = f(inputs\[i\]).
 #[inline(always)]
 pub fn map<const M: usize>(y: &mut [f32], inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> F32x4) {
-    let xs = vectors(&inputs, y.len());
-    let (ys, tail) = y.as_chunks_mut::<LANES>();
-    for (i, y) in ys.iter_mut().enumerate() {
-        f(load(&xs, i)).store(y);
+    let len = y.len();
+    let pairs = len / PAIR;
+    let xs = blocks::<PAIR, M>(&inputs, len);
+    let (whole, rest) = y.split_at_mut(pairs * PAIR);
+    let ys = &mut whole.as_chunks_mut::<PAIR>().0[..pairs];
+    for i in 0..pairs {
+        for at in [0, LANES] {
+            f(xs.map(|x| F32x4::load(&x[i][at..]))).store(&mut ys[i][at..]);
+        }
     }
-    let (at, len) = (ys.len() * LANES, tail.len());
-    f(load_partial(&inputs, at, len)).store_partial(tail, len);
+    for (i, y) in rest.chunks_mut(LANES).enumerate() {
+        let at = pairs * PAIR + i * LANES;
+        f(inputs.map(|x| F32x4::load_up_to(&x[at..]))).store_up_to(y);
+    }
 }
 
 /// y\[i\] = f(y\[i\], inputs\[i\]), in place.
@@ -99,48 +125,42 @@ pub fn update_pairs(y: &mut [f32], f: impl Fn(usize, [F32x4; 2]) -> [F32x4; 2]) 
 }
 
 #[inline(always)]
-fn add_lanes<const K: usize>(sums: &mut [[f64; LANES]; K], values: [F32x4; K], len: usize) {
-    for (sums, v) in sums.iter_mut().zip(values) {
-        for (sum, lane) in sums.iter_mut().zip(&v.to_array()[..len]) {
-            *sum += f64::from(*lane);
-        }
-    }
+pub(crate) fn add<const K: usize>(a: [F32x4; K], b: [F32x4; K]) -> [F32x4; K] {
+    core::array::from_fn(|k| a[k] + b[k])
 }
 
+/// (f(0) + f(1)) + (f(2) + f(3)).
 #[inline(always)]
-fn add<const K: usize>(acc: &mut [F32x4; K], values: [F32x4; K]) {
-    for (acc, v) in acc.iter_mut().zip(values) {
-        *acc = *acc + v;
-    }
+pub(crate) fn four<const K: usize>(f: impl Fn(usize) -> [F32x4; K]) -> [F32x4; K] {
+    add(add(f(0), f(1)), add(f(2), f(3)))
 }
 
-/// Σ f(inputs\[i\])\[k\] for each of the K values that `f` makes of a vector: f32 sums of at most [`F32_TERMS`] terms a
-/// lane, then f64; at the end the lanes in order.
+/// Σ f(inputs\[i\])\[k\] for each of the K values that `f` makes of a vector, added up as [`TERMS`] says; at the end the
+/// lanes in order.
 #[inline(always)]
 pub fn sums<const M: usize, const K: usize>(inputs: [&[f32]; M], f: impl Fn([F32x4; M]) -> [F32x4; K]) -> [f64; K] {
     let len = inputs[0].len();
-    let xs = vectors(&inputs, len);
-    let whole = len / LANES;
-    let mut lanes = [[0.0f64; LANES]; K];
-    for first in (0..whole).step_by(F32_TERMS) {
-        let end = whole.min(first + F32_TERMS);
-        // Two accumulators: one would wait on add latency.
-        let (mut even, mut odd) = ([F32x4::zero(); K], [F32x4::zero(); K]);
-        let mut i = first;
-        while i + 1 < end {
-            add(&mut even, f(load(&xs, i)));
-            add(&mut odd, f(load(&xs, i + 1)));
-            i += 2;
+    let lines = len / LINE;
+    let xs = blocks::<LINE, M>(&inputs, len);
+    let mut lanes = [[F64x2::zero(); 2]; K];
+    for first in (0..lines).step_by(TERMS / 4) {
+        let mut sum = [F32x4::zero(); K];
+        for i in first..lines.min(first + TERMS / 4) {
+            sum = add(sum, four(|v| f(xs.map(|x| F32x4::load(&x[i][v * LANES..])))));
         }
-        if i < end {
-            add(&mut even, f(load(&xs, i)));
+        for (lanes, v) in lanes.iter_mut().zip(sum) {
+            let [low, high] = v.widen();
+            *lanes = [lanes[0] + low, lanes[1] + high];
         }
-        add(&mut even, odd);
-        add_lanes(&mut lanes, even, LANES);
     }
-    let tail = len - whole * LANES;
-    add_lanes(&mut lanes, f(load_partial(&inputs, whole * LANES, tail)), tail);
-    lanes.map(|l| l.iter().sum())
+    let mut totals = lanes.map(|lanes| lanes.map(F64x2::to_array).as_flattened().iter().sum::<f64>());
+    for at in (lines * LINE..len).step_by(LANES) {
+        let values = f(inputs.map(|x| F32x4::load_up_to(&x[at..])));
+        for (total, v) in totals.iter_mut().zip(values) {
+            *total += v.to_array().iter().take(len - at).map(|&v| f64::from(v)).sum::<f64>();
+        }
+    }
+    totals
 }
 
 /// Σ f(x\[i\]) in f64 throughout.
@@ -165,113 +185,6 @@ pub fn sum_partials(out: &mut [f32], partials: &[f32], stride: usize) {
     for partial in partials {
         update(out, [partial], |sum, [v]| sum + v);
     }
-}
-
-/// For matrices of rows of `channels`: y\[r\]\[c\] = f(inputs\[r\]\[c\], tables\[c\]).
-#[inline(always)]
-pub fn map_rows<const M: usize, const N: usize>(
-    y: &mut [f32],
-    inputs: [&[f32]; M],
-    tables: [&[f32]; N],
-    channels: usize,
-    f: impl Fn([F32x4; M], [F32x4; N]) -> F32x4,
-) {
-    let whole = channels / LANES * LANES;
-    let tail = channels - whole;
-    let table_vectors = vectors(&tables, channels);
-    for (row, y) in y.chunks_exact_mut(channels).enumerate() {
-        let inputs = inputs.map(|x| &x[row * channels..][..channels]);
-        let xs = vectors(&inputs, channels);
-        let (ys, y_tail) = y.as_chunks_mut::<LANES>();
-        for (i, y) in ys[..whole / LANES].iter_mut().enumerate() {
-            f(load(&xs, i), load(&table_vectors, i)).store(y);
-        }
-        if tail > 0 {
-            f(load_partial(&inputs, whole, tail), load_partial(&tables, whole, tail)).store_partial(y_tail, tail);
-        }
-    }
-}
-
-/// Neighbouring channels of a matrix that are summed together: [`Columns::WIDTH`] of them, or up to four.
-#[derive(Clone, Copy)]
-pub struct Columns {
-    /// The first channel.
-    pub at: usize,
-    /// How many channels.
-    pub width: usize,
-}
-
-/// A value for each of the channels of a [`Columns`]; those past its width are padding.
-pub type ColumnVectors = [F32x4; Columns::WIDTH / LANES];
-
-impl Columns {
-    /// 16 channels: 64 bytes, a cache line of each row.
-    pub const WIDTH: usize = 16;
-
-    /// Cuts `channels` into groups: as many whole ones as there are, then vectors, the last one cut short.
-    pub fn of(channels: usize) -> impl Iterator<Item = Self> {
-        let whole = channels / Self::WIDTH * Self::WIDTH;
-        let groups = (0..whole).step_by(Self::WIDTH).map(|at| Self { at, width: Self::WIDTH });
-        groups.chain((whole..channels).step_by(LANES).map(move |at| Self { at, width: LANES.min(channels - at) }))
-    }
-
-    /// The values of `x`, one a channel of the matrix, that stand at these columns.
-    #[inline(always)]
-    pub fn load(self, x: &[f32]) -> ColumnVectors {
-        let x = &x[self.at..self.at + self.width];
-        core::array::from_fn(|v| {
-            let at = (v * LANES).min(x.len());
-            F32x4::load_partial(&x[at..], LANES.min(x.len() - at))
-        })
-    }
-}
-
-/// For matrices of rows of `channels`, in the given columns: Σ over rows of f(inputs\[r\]\[c\], tables\[c\])\[k\], in f32
-/// sums of at most [`F32_TERMS`] rows, then f64. The sums of padding columns mean nothing.
-#[inline(always)]
-pub fn column_sums<const M: usize, const N: usize, const K: usize>(
-    inputs: [&[f32]; M],
-    channels: usize,
-    columns: Columns,
-    tables: [ColumnVectors; N],
-    f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
-) -> [[f64; Columns::WIDTH]; K] {
-    // Two loops: with both loads in one, the sums would live in memory.
-    let Columns { at, width } = columns;
-    if width == Columns::WIDTH {
-        let load = |x: &[f32], row: usize, v: usize| {
-            let x: &[f32; Columns::WIDTH] = x[row * channels + at..].first_chunk().unwrap();
-            F32x4::load(&x[v * LANES..])
-        };
-        sum_rows::<M, N, K, { Columns::WIDTH / LANES }>(inputs, channels, tables, f, load)
-    } else {
-        let load = |x: &[f32], row: usize, _| F32x4::load_partial(&x[row * channels + at..], width);
-        sum_rows::<M, N, K, 1>(inputs, channels, tables, f, load)
-    }
-}
-
-#[inline(always)]
-fn sum_rows<const M: usize, const N: usize, const K: usize, const VECTORS: usize>(
-    inputs: [&[f32]; M],
-    channels: usize,
-    tables: [ColumnVectors; N],
-    f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
-    load: impl Fn(&[f32], usize, usize) -> F32x4,
-) -> [[f64; Columns::WIDTH]; K] {
-    let rows = inputs[0].len() / channels;
-    let mut sums = [[[0.0f64; LANES]; K]; VECTORS];
-    for first in (0..rows).step_by(F32_TERMS) {
-        let mut acc = [[F32x4::zero(); K]; VECTORS];
-        for row in first..rows.min(first + F32_TERMS) {
-            for (v, acc) in acc.iter_mut().enumerate() {
-                add(acc, f(inputs.map(|x| load(x, row, v)), core::array::from_fn(|n| tables[n][v])));
-            }
-        }
-        for (sums, acc) in sums.iter_mut().zip(acc) {
-            add_lanes(sums, acc, LANES);
-        }
-    }
-    core::array::from_fn(|k| core::array::from_fn(|c| sums.get(c / LANES).map_or(0.0, |sums| sums[k][c % LANES])))
 }
 
 #[cfg(test)]
@@ -337,27 +250,6 @@ mod tests {
         for len in (0..20).chain([127, 1000]) {
             let x = ramp(len);
             assert_eq!(wide_sum(&x, |v| 2.0 * v), x.iter().map(|&v| 2.0 * f64::from(v)).sum::<f64>(), "len {len}");
-        }
-    }
-
-    #[test]
-    fn rows_and_columns_reach_every_channel() {
-        for channels in (1..20).chain([31, 32, 33]) {
-            for rows in [0, 1, 3, 70] {
-                let x = ramp(rows * channels);
-                let table = ramp(channels);
-                let mut y = vec![0.0; x.len()];
-                map_rows(&mut y, [&x], [&table], channels, |[v], [t]| v - t);
-                let want: Vec<f32> = x.iter().enumerate().map(|(i, v)| v - table[i % channels]).collect();
-                assert_eq!(y, want);
-                for columns in Columns::of(channels) {
-                    let [got] = column_sums([&x], channels, columns, [columns.load(&table)], |[v], [t]| [v - t]);
-                    for c in columns.at..columns.at + columns.width {
-                        let want: f64 = y.iter().skip(c).step_by(channels).map(|&v| f64::from(v)).sum();
-                        assert_eq!(got[c - columns.at], want, "{rows} rows, channel {c} of {channels}");
-                    }
-                }
-            }
         }
     }
 }

@@ -20,6 +20,11 @@ mod body {
     #[repr(transparent)]
     pub struct I32x4(v128);
 
+    /// Two f64 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct F64x2(v128);
+
     /// One truth value a lane.
     #[derive(Clone, Copy)]
     #[repr(transparent)]
@@ -144,6 +149,43 @@ mod body {
         pub(super) fn neg_(self) -> Self {
             Self(f32x4_neg(self.0))
         }
+        /// The lanes as f64, in order.
+        #[inline(always)]
+        pub fn widen(self) -> [F64x2; 2] {
+            let high = i64x2_shuffle::<1, 1>(self.0, self.0);
+            [F64x2(f64x2_promote_low_f32x4(self.0)), F64x2(f64x2_promote_low_f32x4(high))]
+        }
+    }
+
+    impl F64x2 {
+        /// Both lanes +0.
+        #[inline(always)]
+        pub fn zero() -> Self {
+            Self(f64x2_splat(0.0))
+        }
+        /// The first two values of `x`.
+        #[inline(always)]
+        pub fn load(x: &[f64]) -> Self {
+            let x: &[f64; 2] = x[..2].try_into().unwrap();
+            // SAFETY: `x` is a reference to 16 readable bytes; v128.load needs no alignment.
+            Self(unsafe { v128_load(x.as_ptr().cast()) })
+        }
+        /// Writes the lanes to the first two values of `y`.
+        #[inline(always)]
+        pub fn store(self, y: &mut [f64]) {
+            let y: &mut [f64; 2] = (&mut y[..2]).try_into().unwrap();
+            // SAFETY: `y` is a reference to 16 writable bytes; v128.store needs no alignment.
+            unsafe { v128_store(y.as_mut_ptr().cast(), self.0) }
+        }
+        /// Lanes to an array, in order.
+        #[inline(always)]
+        pub fn to_array(self) -> [f64; 2] {
+            [f64x2_extract_lane::<0>(self.0), f64x2_extract_lane::<1>(self.0)]
+        }
+        #[inline(always)]
+        pub(super) fn add_(self, b: Self) -> Self {
+            Self(f64x2_add(self.0, b.0))
+        }
     }
 
     impl I32x4 {
@@ -230,6 +272,11 @@ mod body {
     #[derive(Clone, Copy)]
     #[repr(transparent)]
     pub struct I32x4([i32; 4]);
+
+    /// Two f64 lanes.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct F64x2([f64; 2]);
 
     /// One truth value a lane.
     #[derive(Clone, Copy)]
@@ -327,6 +374,39 @@ mod body {
         pub(super) fn neg_(self) -> Self {
             Self(self.0.map(|v| -v))
         }
+        /// The lanes as f64, in order.
+        #[inline(always)]
+        pub fn widen(self) -> [F64x2; 2] {
+            let [a, b, c, d] = self.0.map(f64::from);
+            [F64x2([a, b]), F64x2([c, d])]
+        }
+    }
+
+    impl F64x2 {
+        /// Both lanes +0.
+        #[inline(always)]
+        pub fn zero() -> Self {
+            Self([0.0; 2])
+        }
+        /// The first two values of `x`.
+        #[inline(always)]
+        pub fn load(x: &[f64]) -> Self {
+            Self(x[..2].try_into().unwrap())
+        }
+        /// Writes the lanes to the first two values of `y`.
+        #[inline(always)]
+        pub fn store(self, y: &mut [f64]) {
+            y[..2].copy_from_slice(&self.0);
+        }
+        /// Lanes to an array, in order.
+        #[inline(always)]
+        pub fn to_array(self) -> [f64; 2] {
+            self.0
+        }
+        #[inline(always)]
+        pub(super) fn add_(self, b: Self) -> Self {
+            Self([self.0[0] + b.0[0], self.0[1] + b.0[1]])
+        }
     }
 
     impl I32x4 {
@@ -400,7 +480,7 @@ mod body {
     }
 }
 
-pub use body::{F32x4, I32x4, Mask};
+pub use body::{F32x4, F64x2, I32x4, Mask};
 
 /// The number of f32 lanes.
 pub const LANES: usize = 4;
@@ -430,6 +510,22 @@ impl F32x4 {
         Self::from_array([lane(0), lane(1), lane(2), lane(3)])
     }
 
+    /// The first four values of `x`, 0 where it has fewer: for tails, see [`crate::reduce`].
+    #[inline(always)]
+    pub fn load_up_to(x: &[f32]) -> Self {
+        if x.len() >= LANES { Self::load(x) } else { Self::load_partial(x, x.len()) }
+    }
+
+    /// Writes the first lanes to the first four values of `y`, or to all where it has fewer: for tails.
+    #[inline(always)]
+    pub fn store_up_to(self, y: &mut [f32]) {
+        if y.len() >= LANES {
+            self.store(y);
+        } else {
+            self.store_partial(y, y.len());
+        }
+    }
+
     /// Writes the first `len` lanes (0–4): for tails, see [`crate::reduce`].
     #[inline(always)]
     pub fn store_partial(self, y: &mut [f32], len: usize) {
@@ -450,8 +546,8 @@ impl I32x4 {
 }
 
 macro_rules! operator {
-    ($trait:ident, $method:ident, $body:ident) => {
-        impl $trait for F32x4 {
+    ($type:ident, $trait:ident, $method:ident, $body:ident) => {
+        impl $trait for $type {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
@@ -460,10 +556,11 @@ macro_rules! operator {
         }
     };
 }
-operator!(Add, add, add_);
-operator!(Sub, sub, sub_);
-operator!(Mul, mul, mul_);
-operator!(Div, div, div_);
+operator!(F32x4, Add, add, add_);
+operator!(F32x4, Sub, sub, sub_);
+operator!(F32x4, Mul, mul, mul_);
+operator!(F32x4, Div, div, div_);
+operator!(F64x2, Add, add, add_);
 
 impl Not for Mask {
     type Output = Self;

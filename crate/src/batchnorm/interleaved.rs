@@ -5,35 +5,37 @@
 
 use super::{Coefficients, moments_about, slow_moments};
 use crate::activation::Activation;
-use crate::reduce::{Columns, column_sums, map_rows};
+use crate::reduce::LINE;
+use crate::rows::{STRIP, column_sums, map_rows, strips};
 use crate::simd::F32x4;
 
 /// (mean, M2) of each channel over each part of `part_rows` rows (the last one shorter) of x: parts\[part\]\[channel\].
 pub fn statistics(parts: &mut [f64], x: &[f32], channels: usize, part_rows: usize) {
     let part_len = part_rows * channels;
     assert_eq!(parts.len(), 2 * channels * x.len().div_ceil(part_len));
+    let (mut sum, mut squares, mut centre) = ([0.0; STRIP], [0.0; STRIP], [0.0; STRIP]);
     for (parts, x) in parts.chunks_exact_mut(2 * channels).zip(x.chunks(part_len)) {
         let n = (x.len() / channels) as f64;
-        for columns in Columns::of(channels) {
-            let first = columns.load(&x[..channels]);
-            let [sum] = column_sums([x], channels, columns, [first], |[x], [first]| [x - first]);
-            let mut centre = [0.0f32; Columns::WIDTH];
-            for (i, centre) in centre[..columns.width].iter_mut().enumerate() {
-                *centre = (f64::from(x[columns.at + i]) + sum[i] / n) as f32;
+        for strip in strips(channels) {
+            let (at, width) = (strip.start, strip.len());
+            let room = width.max(LINE);
+            let (sum, squares, centre) = (&mut sum[..room], &mut squares[..room], &mut centre[..width]);
+            let first = &x[strip];
+            column_sums([&mut *sum], [x], channels, at, [first], |[x], [first]| [x - first]);
+            for (centre, (&first, &sum)) in centre.iter_mut().zip(first.iter().zip(&*sum)) {
+                *centre = (f64::from(first) + sum / n) as f32;
             }
-            let about = Columns { at: 0, width: Columns::WIDTH }.load(&centre);
-            let [sum, squares] = column_sums([x], channels, columns, [about], |[x], [centre]| {
+            column_sums([&mut *sum, &mut *squares], [x], channels, at, [&*centre], |[x], [centre]| {
                 let d = x - centre;
                 [d, d * d]
             });
-            for i in 0..columns.width {
-                let c = columns.at + i;
-                let moments = if squares[i].is_finite() {
+            for i in 0..width {
+                let c = at + i;
+                (parts[2 * c], parts[2 * c + 1]) = if squares[i].is_finite() {
                     moments_about(centre[i], sum[i], squares[i], n)
                 } else {
                     slow_moments(x[c..].iter().copied().step_by(channels))
                 };
-                (parts[2 * c], parts[2 * c + 1]) = moments;
             }
         }
     }
@@ -58,17 +60,20 @@ pub fn gradient_sums(
 ) {
     let part_len = part_rows * channels;
     assert!(x.len() == dy.len() && parts.len() == 2 * channels * x.len().div_ceil(part_len));
+    let (mut sum, mut shifted_sum) = ([0.0; STRIP], [0.0; STRIP]);
     for (parts, (dy, x)) in parts.chunks_exact_mut(2 * channels).zip(dy.chunks(part_len).zip(x.chunks(part_len))) {
-        for columns in Columns::of(channels) {
-            let tables = [k.shift, k.scale, k.offset].map(|t| columns.load(t));
-            let [dz, dz_shifted] =
-                column_sums([dy, x], channels, columns, tables, |[dy, x], [shift, scale, offset]| {
-                    let shifted = x - shift;
-                    let dz = dz(dy, shifted, scale, offset, f);
-                    [dz, dz * shifted]
-                });
-            for i in 0..columns.width {
-                (parts[2 * (columns.at + i)], parts[2 * (columns.at + i) + 1]) = (dz[i], dz_shifted[i]);
+        for strip in strips(channels) {
+            let (at, width) = (strip.start, strip.len());
+            let tables = [k.shift, k.scale, k.offset].map(|t| &t[strip.clone()]);
+            let room = width.max(LINE);
+            let sums = [&mut sum[..room], &mut shifted_sum[..room]];
+            column_sums(sums, [dy, x], channels, at, tables, |[dy, x], [shift, scale, offset]| {
+                let shifted = x - shift;
+                let dz = dz(dy, shifted, scale, offset, f);
+                [dz, dz * shifted]
+            });
+            for (i, parts) in parts[2 * at..].chunks_exact_mut(2).take(width).enumerate() {
+                (parts[0], parts[1]) = (sum[i], shifted_sum[i]);
             }
         }
     }

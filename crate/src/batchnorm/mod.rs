@@ -83,21 +83,29 @@ impl Parts {
         2 * self.outer * self.channels * self.pieces
     }
 
+    /// Values of a channel in all of them.
+    fn values(&self) -> usize {
+        let runs = if self.pieces > 1 { self.outer } else { 1 };
+        self.outer * self.pieces * self.unit - runs * (self.unit - self.last)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The parts of a channel in order: (number of values, the two f64).
-    fn of_channel<'a>(&'a self, parts: &'a [f64], c: usize) -> impl Iterator<Item = (f64, f64, f64)> + 'a {
-        (0..self.outer).flat_map(move |o| {
-            (0..self.pieces).map(move |k| {
-                let last = k + 1 == self.pieces && (self.pieces > 1 || o + 1 == self.outer);
-                let count = if last { self.last } else { self.unit };
-                let at = 2 * ((o * self.channels + c) * self.pieces + k);
-                (count as f64, parts[at], parts[at + 1])
-            })
-        })
+    /// Calls `each` with every part as it lies in memory: (its channel, its number of values, its two f64). Those of a
+    /// channel come in order.
+    fn visit(&self, parts: &[f64], mut each: impl FnMut(usize, f64, &[f64; 2])) {
+        let mut parts = parts.as_chunks::<2>().0.iter();
+        for o in 0..self.outer {
+            for c in 0..self.channels {
+                for (k, part) in parts.by_ref().take(self.pieces).enumerate() {
+                    let last = k + 1 == self.pieces && (self.pieces > 1 || o + 1 == self.outer);
+                    each(c, if last { self.last } else { self.unit } as f64, part);
+                }
+            }
+        }
     }
 }
 
@@ -107,21 +115,20 @@ impl Parts {
 /// mean = m₀ + Σnᵢ(mᵢ − m₀)/n, M2 = Σ(M2ᵢ + nᵢ(mᵢ − mean)²) (Chan, Golub and LeVeque 1979 for many parts at once).
 pub fn merge(mean: &mut [f64], m2: &mut [f64], parts: &[f64], layout: Parts) -> u32 {
     assert!(mean.len() == layout.channels && m2.len() == layout.channels && parts.len() == layout.len());
-    let mut not_finite = 0;
-    for c in 0..layout.channels {
-        let (_, first, _) = layout.of_channel(parts, c).next().expect("a channel has at least one part");
-        let (n, weighted) = layout
-            .of_channel(parts, c)
-            .fold((0.0, 0.0), |(n, sum), (count, mean, _)| (n + count, sum + count * (mean - first)));
-        let centre = first + weighted / n;
-        let spread = layout.of_channel(parts, c).fold(0.0, |sum, (count, mean, m2)| {
-            let distance = mean - centre;
-            sum + (m2 + count * distance * distance)
-        });
-        (mean[c], m2[c]) = (centre, spread);
-        not_finite += u32::from(!(centre.is_finite() && spread.is_finite()));
+    let pieces = layout.pieces;
+    let first = |c: usize| parts[2 * c * pieces];
+    let n = layout.values() as f64;
+    mean.fill(0.0);
+    layout.visit(parts, |c, count, &[part_mean, _]| mean[c] += count * (part_mean - first(c)));
+    for (c, mean) in mean.iter_mut().enumerate() {
+        *mean = first(c) + *mean / n;
     }
-    not_finite
+    m2.fill(0.0);
+    layout.visit(parts, |c, count, &[part_mean, part_m2]| {
+        let distance = part_mean - mean[c];
+        m2[c] += part_m2 + count * distance * distance;
+    });
+    mean.iter().zip(&*m2).filter(|(mean, m2)| !(mean.is_finite() && m2.is_finite())).count() as u32
 }
 
 /// The triple (1, mean, variance): running statistics in the form that [`coefficients`] reads.
@@ -166,10 +173,12 @@ pub fn coefficients(
 pub fn merge_sums(sums: &mut [f64], parts: &[f64], layout: Parts) {
     let channels = layout.channels;
     assert!(sums.len() == 2 * channels && parts.len() == layout.len());
-    for c in 0..channels {
-        let (a, b) = layout.of_channel(parts, c).fold((0.0, 0.0), |(a, b), (_, x, y)| (a + x, b + y));
-        (sums[c], sums[channels + c]) = (a, b);
-    }
+    sums.fill(0.0);
+    let (a, b) = sums.split_at_mut(channels);
+    layout.visit(parts, |c, _, &[first, second]| {
+        a[c] += first;
+        b[c] += second;
+    });
 }
 
 /// From Σdz and Σdz·(x − K) to Σdz and Σdz·x̂, which no longer depend on how the mean is rounded.

@@ -13,6 +13,11 @@ use crate::activation::{Activation, Linear};
 use crate::reduce::update;
 use crate::with_activation;
 
+/// Rows of a block: 16 KiB of each tensor.
+pub fn rows_in_block(channels: usize) -> usize {
+    (4096 / channels).max(1)
+}
+
 /// z ← f(z + r).
 fn activate(z: &mut [f32], r: &[f32], f: Kind) {
     with_activation!(f.kind, f.p[0], f.p[1], |f| update(z, [r], |z, [r]| f.value(z + r)));

@@ -2,6 +2,7 @@
 
 use crate::abi::{part, part_mut, slice, span};
 use crate::batchnorm::double_backward::Kind;
+use crate::batchnorm::residual::rows_in_block;
 use crate::batchnorm::{Coefficients, interleaved, residual as residual_kernels};
 use crate::with_activation;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -115,14 +116,14 @@ pub fn bn_rows_normalize_add(
     end: u32,
 ) {
     let elements = span(begin, end, chunk * channels, rows * channels);
-    let (channels, chunk) = (channels as usize, chunk as usize);
+    let channels = channels as usize;
     // SAFETY: the promise of crate::abi.
     let (y, x, residual, tables) = unsafe {
         (part_mut(y, &elements), part(x, &elements), part(residual, &elements), slice(coefficients, 3 * channels))
     };
     let k = Coefficients::new(tables, channels);
     let f = Kind { kind: activation, p: [p0, p1] };
-    residual_kernels::normalize_rows(y, x, residual, k, channels, chunk, f);
+    residual_kernels::normalize_rows(y, x, residual, k, channels, rows_in_block(channels), f);
 }
 
 /// dz = dy·f′((x − shift)·scale + offset + residual) over rows of channels; a chunk is `chunk` rows.
@@ -143,7 +144,7 @@ pub fn bn_rows_residual_gradient(
     end: u32,
 ) {
     let elements = span(begin, end, chunk * channels, rows * channels);
-    let (channels, chunk) = (channels as usize, chunk as usize);
+    let channels = channels as usize;
     // SAFETY: the promise of crate::abi.
     let (dz, dy, x, residual, tables) = unsafe {
         (
@@ -156,5 +157,5 @@ pub fn bn_rows_residual_gradient(
     };
     let k = Coefficients::new(tables, channels);
     let f = Kind { kind: activation, p: [p0, p1] };
-    residual_kernels::gradient_rows(dz, dy, x, residual, k, channels, chunk, f);
+    residual_kernels::gradient_rows(dz, dy, x, residual, k, channels, rows_in_block(channels), f);
 }
