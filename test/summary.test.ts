@@ -153,7 +153,7 @@ describe("summary()", () => {
     const model = compiled(await smallModel(ek));
     expect(lines(model).slice(-1)).toMatchInlineSnapshot(`
       [
-        "training, batch 32: peak 83,328 bytes = 1.21·B, at most 1.5·B; B = 69,032 bytes: variables with gradients and 2 optimizer slots, outputs above",
+        "training, batch 32: peak 43,072 bytes = 0.62·B, at most 1.5·B; B = 69,032 bytes: variables with gradients and 2 optimizer slots, outputs above",
       ]
     `);
     expect(lines(model, { batchSize: 32 })).toEqual(lines(model));

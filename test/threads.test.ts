@@ -164,7 +164,7 @@ describe("a worker that ends", () => {
   }
 
   // In forward; in backward; where the gradient is written in place.
-  test.each(["conv2d_forward", "conv2d_backward_kernel", "activation_backward_from_output", "sum_squares"])(
+  test.each(["conv2d_winners", "conv2d_winners_backward", "activation_backward_from_output", "sum_squares"])(
     "in the middle of %s: the step is refused, nothing has changed, and the next one has new workers",
     async (kernel) => {
       const { ek, model, twin } = await twins(kernel);
@@ -222,7 +222,7 @@ describe("a worker that ends", () => {
   test("weights are only ever changed by the calling thread", async () => {
     const { model, calls } = await twins("");
     for (let step = 0; step < 20; step++) await model.trainOnBatch(x, y);
-    expect(new Set(calls())).toContain("conv2d_forward");
+    expect(new Set(calls())).toContain("conv2d_winners");
     expect(calls()).not.toContain("adam_step");
     expect(calls()).not.toContain("bn_update_running");
   });

@@ -2,7 +2,7 @@
 //! others run over the finished block while it is in cache.
 
 use crate::activation::{self, kind};
-use crate::simd::F32x4;
+use crate::simd::{F32x4, Mask};
 
 /// An activation by the numbers that cross the border: see [`crate::activation`] for the kinds.
 #[derive(Clone, Copy)]
@@ -35,6 +35,11 @@ impl Fused {
         self.split().0
     }
 
+    /// Whether f is a clamp.
+    pub fn is_clamp(self) -> bool {
+        self.split().1
+    }
+
     /// y\[i\] = f(y\[i\]), for an f that is no clamp.
     pub fn finish(self, y: &mut [f32]) {
         if !self.split().1 {
@@ -59,5 +64,11 @@ impl Clamp {
     #[inline(always)]
     pub fn apply(self, v: F32x4) -> F32x4 {
         v.at_least(self.low).at_most(self.high)
+    }
+
+    /// Where the slope is 1; elsewhere it is 0.
+    #[inline(always)]
+    pub fn between(self, v: F32x4) -> Mask {
+        self.low.less(v).and(v.less(self.high))
     }
 }

@@ -117,7 +117,7 @@ pub(crate) fn store(v: F32x4, y: &mut [f32], len: usize) {
 
 /// The larger one; NaN if either is.
 #[inline(always)]
-fn larger(a: F32x4, b: F32x4) -> F32x4 {
+pub(crate) fn larger(a: F32x4, b: F32x4) -> F32x4 {
     // Keeps a unless b is larger or NaN; a NaN in a is larger than nothing and smaller than nothing, so it stays.
     b.equal(b).and(!a.less(b)).select(a, b)
 }

@@ -90,6 +90,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::batchnorm::double_backward_cases::CASES,
         crate::batchnorm::renorm::cases::CASES,
         crate::conv::cases::CASES,
+        crate::conv::winners::cases::CASES,
         crate::dropout::cases::CASES,
         crate::conv::winograd::cases::CASES,
         crate::gemm::cases::CASES,

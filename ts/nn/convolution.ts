@@ -1,19 +1,23 @@
-import type { ActivationCode } from "../runtime/activation.js";
+import { type ActivationCode, isClamp } from "../runtime/activation.js";
 import { ELEMENTS, elementChunks, imagesPerPart } from "../runtime/chunks.js";
 import type { Constants, Program, Region } from "../runtime/program.js";
 import { ceilDiv } from "../runtime/shape.js";
-import type { Window } from "./geometry.js";
+import { isClipped, type Window } from "./geometry.js";
 
-/** A convolution of a batch of images, and where its calls go. */
-export interface Convolution {
+/** A convolution of a batch of images. */
+export interface ConvolutionSizes {
+  readonly images: number;
+  readonly window: Window;
+  readonly filters: number;
+}
+
+/** The same, and where its calls go. */
+export interface Convolution extends ConvolutionSizes {
   readonly program: Program;
   /** For kernels that are packed as the program's way wants them. */
   readonly constants: Constants;
   /** For labels. */
   readonly name: string;
-  readonly images: number;
-  readonly window: Window;
-  readonly filters: number;
 }
 
 /** A way to compute convolutions: appends kernel calls. */
@@ -46,7 +50,7 @@ const WINOGRAD_CHANNELS = 16;
 const WINOGRAD_PIXELS = 16;
 
 /** The faster way. It does not depend on the number of images, so that one packed kernel serves plans of every batch. */
-export function inferenceWay({ window, filters }: Convolution): ConvolutionWay {
+export function inferenceWay({ window, filters }: ConvolutionSizes): ConvolutionWay {
   const { windowHeight, windowWidth, strideHeight, strideWidth, channels, outHeight, outWidth } = window;
   const fits = windowHeight === 3 && windowWidth === 3 && strideHeight === 1 && strideWidth === 1;
   const pays = Math.min(channels, filters) >= WINOGRAD_CHANNELS && outHeight * outWidth >= WINOGRAD_PIXELS;
@@ -54,7 +58,7 @@ export function inferenceWay({ window, filters }: Convolution): ConvolutionWay {
 }
 
 /** The faster way that keeps within a training session's memory: a transformed kernel is 16/9 of a kernel. */
-export function trainingWay(convolution: Convolution): ConvolutionWay {
+export function trainingWay(convolution: ConvolutionSizes): ConvolutionWay {
   return kernelLength(convolution) <= outputLength(convolution) ? inferenceWay(convolution) : direct;
 }
 
@@ -73,19 +77,8 @@ function biasArguments(bias: Region | 0, filters: number): readonly [Region | 0,
 /** A register tile straight over the image, for every size: crate/src/conv. */
 export const direct: ConvolutionWay = {
   forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
-    const { program, constants, name, images, window, filters } = convolution;
-    const { windowHeight, windowWidth, channels } = window;
-    const packed = constants.region(`${name}/packed kernel`, 4 * directPackedLength(window, channels, filters));
-    constants.program.call(
-      "conv2d_pack",
-      panels(filters),
-      packed,
-      kernel,
-      windowHeight,
-      windowWidth,
-      channels,
-      filters,
-    );
+    const { program, images, filters } = convolution;
+    const packed = directPacked(convolution, kernel);
     const sizes = [...biasArguments(bias, filters), ...directSizes(convolution)] as const;
     program.call("conv2d_forward", images, y, x, packed, ...sizes, kind, p0, p1);
   },
@@ -125,6 +118,77 @@ export const direct: ConvolutionWay = {
     emitSums(program, partials, dkernel, dbias);
   },
 };
+
+/** The kernel in panels. */
+function directPacked({ constants, name, window, filters }: Convolution, kernel: Region): Region {
+  const { windowHeight, windowWidth, channels } = window;
+  const packed = constants.region(`${name}/packed kernel`, 4 * directPackedLength(window, channels, filters));
+  const sizes = [windowHeight, windowWidth, channels, filters] as const;
+  constants.program.call("conv2d_pack", panels(filters), packed, kernel, ...sizes);
+  return packed;
+}
+
+// As MOST_TERMS in crate/src/conv/winners.rs.
+const WINNER_TERMS = 128;
+
+/** Whether a step can make of a convolution only what a 2×2 max pooling behind it wants, and its kernel's gradient from that. */
+export function leavesWinners(convolution: ConvolutionSizes, f: ActivationCode): boolean {
+  const { windowHeight, windowWidth, channels } = convolution.window;
+  const fits = windowHeight * windowWidth * channels <= WINNER_TERMS && !isClipped(convolution.window);
+  return fits && isClamp(f) && trainingWay(convolution) === direct;
+}
+
+/** Appends the pooled values and, for each, its winner. */
+export function emitWinners(
+  convolution: Convolution,
+  regions: {
+    readonly pooled: Region;
+    readonly winners: Region;
+    readonly x: Region;
+    readonly kernel: Region;
+    readonly bias: Region | 0;
+  },
+  { kind, p0, p1 }: ActivationCode,
+): void {
+  const { program, images } = convolution;
+  const { pooled, winners, x, kernel, bias } = regions;
+  const packed = directPacked(convolution, kernel);
+  const sizes = directSizes(convolution);
+  program.call("conv2d_winners", images, pooled, winners, x, packed, bias, ...sizes, kind, p0, p1);
+}
+
+/** Appends dkernel and, unless null, dbias from the gradient of the pooled values. */
+export function emitWinnersGradient(
+  convolution: Convolution,
+  regions: {
+    readonly dkernel: Region;
+    readonly dbias: Region | null;
+    readonly dpooled: Region;
+    readonly winners: Region;
+    readonly x: Region;
+  },
+): void {
+  const { program, name, images } = convolution;
+  const { dkernel, dbias, dpooled, winners, x } = regions;
+  const image = outputLength(convolution) / images;
+  const perPart = imagesPerPart(images, kernelLength(convolution) + image, outputLength(convolution));
+  const partials = gradientPartials(convolution, perPart, dkernel, dbias);
+  const scratch = program.workspace(`${name}/gradient of an image`, 4 * partials.parts * image);
+  program.call(
+    "conv2d_winners_backward",
+    partials.parts,
+    partials.dkernels,
+    partials.dbiases,
+    scratch,
+    dpooled,
+    winners,
+    x,
+    ...directSizes(convolution),
+    perPart,
+    images,
+  );
+  emitSums(program, partials, dkernel, dbias);
+}
 
 /** Values of a packed kernel of the window's positions with these channels. */
 function directPackedLength({ windowHeight, windowWidth }: Window, from: number, to: number): number {
@@ -239,12 +303,12 @@ function winogradSizes({ window, filters }: Convolution) {
   return [inHeight, inWidth, channels, filters, padTop, padLeft, outHeight, outWidth] as const;
 }
 
-function kernelLength({ window, filters }: Convolution): number {
+function kernelLength({ window, filters }: ConvolutionSizes): number {
   return window.windowHeight * window.windowWidth * window.channels * filters;
 }
 
 /** Over all images. */
-function outputLength({ images, window, filters }: Convolution): number {
+function outputLength({ images, window, filters }: ConvolutionSizes): number {
   return images * window.outHeight * window.outWidth * filters;
 }
 

@@ -12,6 +12,8 @@ export interface Node {
   readonly outputShape: Shape;
   /** As {@link Emission.slopeApplied}. */
   readonly slopeApplied?: boolean;
+  /** As {@link Emission.leavesWinners}. */
+  readonly leavesWinners?: boolean;
 }
 
 /**

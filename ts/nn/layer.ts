@@ -37,6 +37,8 @@ export interface Emission {
   readonly outputShape: Shape;
   /** Whether backward's dy has gone through the slope of a fused activation already: that of the pre-activation is given. */
   readonly slopeApplied: boolean;
+  /** Whether a 2×2 max pooling alone reads the output and dx is not wanted: y is the pooling's then, and dy its gradient. */
+  readonly leavesWinners: boolean;
   /** Values of the output, over the whole batch. */
   readonly outputSize: number;
   /** The layer's variable of that name. */

@@ -2,6 +2,7 @@ import { ELEMENTS, elementChunks } from "../runtime/chunks.js";
 import { Program, type Region } from "../runtime/program.js";
 import { sizeOf } from "../runtime/shape.js";
 import type { AccumulationCosts, AccumulationPlan, Stage, Work } from "./accumulate.js";
+import { slopesBehindPooling } from "./behind-pooling.js";
 import type { Node } from "./graph.js";
 import { type Copy, Kept } from "./kept.js";
 import type { Layer, Phases, SplitBatch, Staged, Trained, Variable } from "./layer.js";
@@ -18,7 +19,6 @@ import {
   type TrainingRequest,
   variablesOf,
 } from "./plan.js";
-import { slopesBehindPooling } from "./slopes.js";
 
 /**
  * Plans a step of `batch` samples in micro-batches of `microBatch`. The nodes are cut where an operation waits, into

@@ -4,12 +4,12 @@ import { type Constants, Program, type Region } from "../runtime/program.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import { absorbNorms } from "./absorb.js";
+import { slopesBehindPooling, winnersOfPooling } from "./behind-pooling.js";
 import type { Node } from "./graph.js";
 import type { Emission, Layer, Staged, Trained, Variable } from "./layer.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
 import type { SparseCategoricalCrossentropy } from "./losses.js";
 import type { Parameters } from "./parameters.js";
-import { slopesBehindPooling } from "./slopes.js";
 
 /** Finds a layer's variable by name; null where there is none. */
 export type FindVariable = (layer: Layer, name: string) => Variable | null;
@@ -79,7 +79,9 @@ export function planTraining(request: TrainingRequest): TrainingPlan {
   const program = new Program();
   const find = variablesOf(parameters, true);
   const given = slopesBehindPooling(logitNodes(allNodes));
-  const nodes = absorbNorms({ program, nodes: given, batch, find, learns: learningNodes(given, parameters) });
+  const absorbed = absorbNorms({ program, nodes: given, batch, find, learns: learningNodes(given, parameters) });
+  const learns = learningNodes(absorbed, parameters);
+  const nodes = winnersOfPooling(absorbed, learns, batch);
   const input = program.workspace("input", 4 * batch * sizeOf(inputShape));
   const labels = program.workspace("labels", 4 * batch);
   program.touch(input);
@@ -95,7 +97,6 @@ export function planTraining(request: TrainingRequest): TrainingPlan {
   const classes = loss.classes(nodes.at(-1)?.outputShape ?? inputShape);
   const gradient = program.workspace("logit gradient", 4 * batch * classes);
   const lossSums = loss.emit(program, gradient, logits, labels, batch, classes);
-  const learns = learningNodes(nodes, parameters);
   emitBackward({ program, nodes, trained, learns, first: 0, gradients: new Map([[nodes.length - 1, gradient]]) });
 
   const ranges = parameters.trainedRanges();
@@ -296,6 +297,7 @@ export function emissionFor(
     inputShapes: node.inputShapes,
     outputShape: node.outputShape,
     slopeApplied: node.slopeApplied === true,
+    leavesWinners: node.leavesWinners === true,
     outputSize: batch * sizeOf(node.outputShape),
     variable: (variable) => {
       const found = find(node.layer, variable);

@@ -91,6 +91,11 @@ export function activationCode(what: string, activation: Activation): Activation
   );
 }
 
+/** Whether it is min(max(z, low), high), which kernels apply before they store: crate/src/epilogue.rs. */
+export function isClamp({ kind }: ActivationCode): boolean {
+  return kind === KINDS.linear || kind === KINDS.relu || kind === KINDS.clip;
+}
+
 /** A copy that nobody can change. */
 export function frozenActivation<A extends string | object>(activation: A): A {
   return typeof activation === "object" ? (Object.freeze({ ...activation }) as A) : activation;

@@ -4,7 +4,7 @@ use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::conv::forward::forward;
 use crate::conv::input_gradient::input_gradient;
 use crate::conv::kernel_gradient::kernel_gradient;
-use crate::conv::{Geometry, pack};
+use crate::conv::{Geometry, pack, winners};
 use crate::epilogue::Fused;
 use crate::reduce;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -192,6 +192,115 @@ pub fn conv2d_backward_kernel(
         (dkernel, dbias, part(dy, &of(g.output_len())), part(x, &of(g.input_len())))
     };
     kernel_gradient(dkernel, dbias, dy, x, g, images_per_chunk as usize);
+}
+
+/// A convolution and the 2×2 max pooling behind it, in training: the pooled values and their winners; a chunk is an image.
+#[wasm_bindgen]
+pub fn conv2d_winners(
+    pooled: u32,
+    winners: u32,
+    x: u32,
+    packed: u32,
+    bias: u32,
+    in_h: u32,
+    in_w: u32,
+    in_channels: u32,
+    kernel_h: u32,
+    kernel_w: u32,
+    out_channels: u32,
+    stride_h: u32,
+    stride_w: u32,
+    pad_top: u32,
+    pad_left: u32,
+    out_h: u32,
+    out_w: u32,
+    activation: u32,
+    p0: f32,
+    p1: f32,
+    begin: u32,
+    end: u32,
+) {
+    let g = geometry([
+        in_h,
+        in_w,
+        in_channels,
+        kernel_h,
+        kernel_w,
+        out_channels,
+        stride_h,
+        stride_w,
+        pad_top,
+        pad_left,
+        out_h,
+        out_w,
+    ]);
+    let packed_len = pack::packed_len(g.kernel_h * g.kernel_w, g.in_channels, g.out_channels);
+    let outputs = images(begin, end, winners::pooled_len(g));
+    // SAFETY: the promise of crate::abi.
+    let (pooled, winners, x, packed, bias) = unsafe {
+        let (pooled, winners) = (part_mut(pooled, &outputs), part_mut(winners, &outputs));
+        let x = part(x, &images(begin, end, g.input_len()));
+        (pooled, winners, x, slice(packed, packed_len), optional(bias, g.out_channels))
+    };
+    winners::forward(pooled, winners, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+}
+
+/// The partial dkernel and dbias (0: not wanted) of each `images_per_chunk` of `images` images, from the gradient of the pooled
+/// values and their winners; `scratch` holds an image of the convolution's output for each chunk. `sum_partials` adds them up.
+#[wasm_bindgen]
+pub fn conv2d_winners_backward(
+    dkernel_partials: u32,
+    dbias_partials: u32,
+    scratch: u32,
+    dpooled: u32,
+    winners: u32,
+    x: u32,
+    in_h: u32,
+    in_w: u32,
+    in_channels: u32,
+    kernel_h: u32,
+    kernel_w: u32,
+    out_channels: u32,
+    stride_h: u32,
+    stride_w: u32,
+    pad_top: u32,
+    pad_left: u32,
+    out_h: u32,
+    out_w: u32,
+    images_per_chunk: u32,
+    images: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = geometry([
+        in_h,
+        in_w,
+        in_channels,
+        kernel_h,
+        kernel_w,
+        out_channels,
+        stride_h,
+        stride_w,
+        pad_top,
+        pad_left,
+        out_h,
+        out_w,
+    ]);
+    for chunk in begin..end {
+        let range = span(chunk, chunk + 1, images_per_chunk, images);
+        let of = |len: usize| range.start * len..range.end * len;
+        let own = |len: usize| chunk as usize * len..(chunk as usize + 1) * len;
+        let bias_at = if dbias_partials == 0 { 0 } else { dbias_partials + chunk * 4 * out_channels };
+        let outputs = of(winners::pooled_len(g));
+        // SAFETY: the promise of crate::abi.
+        let (dkernel, dbias, scratch, dpooled, winners, x) = unsafe {
+            let (dkernel, dbias) =
+                (part_mut(dkernel_partials, &own(g.kernel_len())), optional_mut(bias_at, g.out_channels));
+            let scratch = part_mut(scratch, &own(g.output_len()));
+            (dkernel, dbias, scratch, part(dpooled, &outputs), part(winners, &outputs), part(x, &of(g.input_len())))
+        };
+        winners::kernel_gradient(dkernel, dbias, scratch, dpooled, winners, x, g);
+    }
 }
 
 /// out\[i\] = Σ over `parts` partials of partials\[part\]\[i\], i < len, in ascending order; a chunk is `chunk` values of out.

@@ -54,7 +54,8 @@ struct Rectangle {
     columns: Range<usize>,
 }
 
-fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &[f32], g: Geometry) {
+/// Adds an image's share.
+pub(super) fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &[f32], g: Geometry) {
     let block_w = g.out_w.min(BLOCK);
     let block_h = BLOCK / block_w;
     let mut block = [[0.0; WIDTH]; BLOCK];

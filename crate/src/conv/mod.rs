@@ -8,6 +8,7 @@
 //! - [`tile`] is the idea: four pixels by eight output channels in registers, straight over the image.
 //! - [`forward`] is that tile over the image; [`input_gradient`] is it over dy with flipped weights ([`pack`]).
 //! - [`kernel_gradient`] is an outer-product tile over the pixels of a block of one image.
+//! - [`winners`] is the training of a first layer and the max pooling behind it, together.
 //! - [`winograd`] does 3×3 kernels with 4/9 of the multiplies, forward and both gradients.
 //! - [`axis`] finds which positions have the same taps clipped at the border: a clipped tap is never multiplied.
 
@@ -17,6 +18,7 @@ pub mod input_gradient;
 pub mod kernel_gradient;
 pub mod pack;
 mod tile;
+pub mod winners;
 pub mod winograd;
 
 #[cfg(any(test, feature = "selftest"))]

@@ -2,7 +2,15 @@ import { type ActivationCode, frozenActivation } from "../../runtime/activation.
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import type { Region } from "../../runtime/program.js";
 import { type Shape, sizeOf } from "../../runtime/shape.js";
-import { type Convolution, type ConvolutionWay, inferenceWay, trainingWay } from "../convolution.js";
+import {
+  type Convolution,
+  type ConvolutionSizes,
+  type ConvolutionWay,
+  emitWinners,
+  emitWinnersGradient,
+  inferenceWay,
+  trainingWay,
+} from "../convolution.js";
 import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
 import {
   type Emission,
@@ -93,6 +101,7 @@ export class Conv2d extends Layer {
     const convolution = this.#convolution(emission);
     const way = trainingWay(convolution);
     const x = only(inputs);
+    if (emission.leavesWinners) return this.#emitWinners(convolution, emission, x);
     const y = this.#emitForward(way, convolution, emission, x);
     return {
       y,
@@ -108,6 +117,26 @@ export class Conv2d extends Layer {
         const dx = values("dx", batch * sizeOf(only(inputShapes)));
         way.inputGradient(convolution, { dx, dy, kernel: kernel.value });
         return [dx];
+      },
+    };
+  }
+
+  /** @internal The convolution of a batch, which may make less than the whole output of a sample. */
+  sizes(batch: number, inputShape: Shape, [outHeight = 1, outWidth = 1]: Shape): ConvolutionSizes {
+    return { images: batch, window: { ...this.window(inputShape), outHeight, outWidth }, filters: this.filters };
+  }
+
+  #emitWinners(convolution: Convolution, emission: Emission, x: Region): Trained {
+    const { outputSize, values, variable, optional } = emission;
+    const [pooled, winners] = [values("pooled y", outputSize / 4), values("winners", outputSize / 4)];
+    const [kernel, bias] = [variable("kernel"), optional("bias")];
+    emitWinners(convolution, { pooled, winners, x, kernel: kernel.value, bias: bias?.value ?? 0 }, this.fused);
+    return {
+      y: pooled,
+      backward: (dpooled) => {
+        const gradients = { dkernel: kernel.gradient as Region, dbias: bias?.gradient ?? null };
+        emitWinnersGradient(convolution, { ...gradients, dpooled, winners, x });
+        return [null];
       },
     };
   }
@@ -130,9 +159,7 @@ export class Conv2d extends Layer {
 
   /** The convolution of a plan, which may ask for less than the whole output. */
   #convolution({ program, constants, name, batch, inputShapes, outputShape }: Emission): Convolution {
-    const [outHeight, outWidth] = outputShape as readonly [number, number, number];
-    const window = { ...this.window(only(inputShapes)), outHeight, outWidth };
-    return { program, constants, name, images: batch, window, filters: this.filters };
+    return { program, constants, name, ...this.sizes(batch, only(inputShapes), outputShape) };
   }
 
   #emitForward(way: ConvolutionWay, convolution: Convolution, emission: Emission, x: Region): Region {
