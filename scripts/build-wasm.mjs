@@ -102,7 +102,12 @@ export async function buildWasm(which = "library") {
       env: {
         ...wasm.env,
         PATH: [...tools.map((tool) => join(toolFolder(tool), "bin")), wasm.env.PATH].join(delimiter),
-        RUSTFLAGS: `-C target-feature=${variant.targetFeatures} -C link-arg=--export=__stack_pointer`,
+        RUSTFLAGS: [
+          `-C target-feature=${variant.targetFeatures}`,
+          "-C link-arg=--export=__stack_pointer",
+          // Loops of unknown length are not unrolled: 2 % less WebAssembly, and no slower.
+          "-C llvm-args=-unroll-runtime=false",
+        ].join(" "),
         CARGO_ENCODED_RUSTFLAGS: undefined,
       },
     },

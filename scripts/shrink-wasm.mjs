@@ -29,6 +29,8 @@ export function withoutPanics(bytes, unwanted = []) {
       const { name } = binaryen.getExportInfo(module.getExportByIndex(i));
       if (unwanted.includes(name) || (name.startsWith("__") && name !== "__stack_pointer")) module.removeExport(name);
     }
+    // Keeps the names, for who asks where the bytes are: wasm-opt drops them.
+    binaryen.setDebugInfo(true);
     return module.emitBinary();
   } finally {
     module.dispose();
