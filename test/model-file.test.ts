@@ -85,6 +85,32 @@ describe("a model that is saved and loaded", () => {
     for (const each of [fresh, loaded]) each.dispose();
   });
 
+  test.each(["recalibrate", "setWeights"] as const)(
+    "knows that %s gave the statistics, by which renorm goes",
+    async (way) => {
+      const make = () => {
+        const norm = layers.batchNormalization({ debias: false, renorm: { rMax: 3, dMax: 5 } });
+        const head = layers.dense({ units: 3, activation: "softmax" });
+        return sequential([layers.input({ shape: [8] }), norm, head], { runtime: ek });
+      };
+      const [model, fresh] = [await make(), await make()];
+      const x = noise(12 * 8, 4, 1, 3);
+      if (way === "recalibrate") await model.recalibrate(noise(40 * 8, 5));
+      else model.setWeights(model.getWeights());
+      const loaded = await loadModel(model.toBytes(), { runtime: ek });
+      const losses: number[] = [];
+      for (const each of [model, loaded, fresh]) {
+        each.compile({ optimizer: "sgd", loss });
+        losses.push((await each.trainOnBatch(x, noiseLabels(12, 3, 2))).loss);
+      }
+      expect(losses[1]).toBe(losses[0]);
+      expect(weightBits(loaded)).toEqual(weightBits(model));
+      // Where nothing is known yet, the first step has r = 1 and d = 0.
+      expect(losses[2]).not.toBe(losses[0]);
+      for (const each of [model, loaded, fresh]) each.dispose();
+    },
+  );
+
   test("keeps every layer's configuration, also what is no default", async () => {
     const varied = await sequential(
       [
@@ -267,6 +293,7 @@ describe("bytes that are no model file are a FormatError", () => {
       ({ config }) => Object.assign(config.updates[NORM], { weight: 1.5 }),
       /no update count for/,
     ],
+    ["statistics that may be known or not", ({ config }) => delete config.updates[NORM].known, /no update count for/],
     ["a tensor less", ({ tensors }) => tensors.pop(), /no tensor "dense\/kernel" of F32 \[54,3\], but none/],
     [
       "a tensor too many",

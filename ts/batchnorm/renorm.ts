@@ -61,10 +61,6 @@ export function renormConfig(owner: string, options: RenormOptions | null): Reno
     const limit = options[name];
     if (limit !== undefined) limits[name] = checkLimit(`${what}.${name}`, name, limit);
   }
-  const { rMin, rMax } = limits;
-  if (typeof rMin === "number" && typeof rMax === "number" && rMin > rMax) {
-    throw new ValueError(`${what}: rMin ${rMin} is above rMax ${rMax}`);
-  }
   if (rule === "paper") {
     if (options.momentum !== undefined) {
       throw new ValueError(
@@ -110,7 +106,7 @@ export class RenormLimits {
    *
    * @throws {ValueError} when a function gives what is no limit.
    */
-  prepare({ count: { updates }, known }: RunningRule): void {
+  prepare({ count: { updates, known } }: RunningRule): void {
     const limitOf = (name: LimitName, otherwise: number) => {
       const limit = this.#config[name];
       return limit === undefined ? otherwise : evaluate(`${this.#owner}: renorm.${name}`, name, limit, updates);

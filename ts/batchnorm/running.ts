@@ -6,6 +6,8 @@ export interface UpdateCount {
   readonly weight: number;
   /** How many updates there were. */
   readonly updates: number;
+  /** Whether the running statistics are of something, moved or set, and not those of the start. */
+  readonly known: boolean;
 }
 
 /**
@@ -30,18 +32,13 @@ export class RunningRule {
   }
 
   get count(): UpdateCount {
-    return { weight: this.#weight, updates: this.#updates };
+    return { weight: this.#weight, updates: this.#updates, known: this.#known };
   }
 
-  set count({ weight, updates }: UpdateCount) {
+  set count({ weight, updates, known }: UpdateCount) {
     this.#weight = weight;
     this.#updates = updates;
-    this.#known = updates > 0 || (this.#debias && weight > 0);
-  }
-
-  /** Whether the running statistics are of something, moved or set, and not those of the start. */
-  get known(): boolean {
-    return this.#known;
+    this.#known = known;
   }
 
   /** The rate of the next update. */

@@ -119,11 +119,13 @@ function restore(model: Model, tensors: StoredTensors, updates: Record<string, u
   for (const layer of model.layers) {
     const isNorm = layer instanceof BatchNormalization;
     if (!isNorm && !(layer instanceof Dropout)) continue;
-    const { weight, updates: number } = (updates[layer.name] ?? {}) as { weight?: unknown; updates?: unknown };
+    const stored = (updates[layer.name] ?? {}) as Readonly<Record<string, unknown>>;
+    const { weight, updates: number, known } = stored;
     const isWeight = typeof weight === "number" && weight >= 0 && weight <= 1;
     const isCount = typeof number === "number" && Number.isSafeInteger(number) && number >= 0;
     if (isCount && !isNorm) layer.steps = number;
-    else if (isCount && isWeight && isNorm) layer.updateCount = { weight, updates: number };
+    else if (isCount && isWeight && typeof known === "boolean" && isNorm)
+      layer.updateCount = { weight, updates: number, known };
     else throw new FormatError(`the model file has no update count for "${layer.name}"`);
   }
 }
