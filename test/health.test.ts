@@ -183,6 +183,22 @@ describe("a layer's health", () => {
   });
 });
 
+describe("a layer's health after its running statistics were set", () => {
+  test.each(["recalibrate", "setWeights"] as const)("by %s stands to the new ones", async (way) => {
+    const { norm, model } = await withNorm({ debias: false });
+    const x = batch(32, 1);
+    await model.trainOnBatch(x, labels(32));
+    expect(norm.health().mismatch).toBeGreaterThan(0.25);
+    if (way === "recalibrate") await model.recalibrate(x);
+    else
+      model.setWeights(model.getWeights().map((w) => (w.name.includes("moving") ? { data: w.data.map(() => 2) } : w)));
+    expectFigures(norm.health(), figures([x], running(model)));
+    if (way === "recalibrate") expect(norm.health().mismatch).toBeLessThan(1e-5);
+    model.dispose();
+    expect(norm.health().valuesPerChannel).toBe(32);
+  });
+});
+
 describe("an op's health", () => {
   const statistics = (bn: BatchNorm) => ({ mean: bn.runningMean.data, variance: bn.runningVariance.data });
 

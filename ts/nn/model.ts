@@ -19,7 +19,6 @@ import { checkFit, DEFAULT_BATCH, type FitOptions } from "./fit-options.js";
 import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
-import { BatchNormalization } from "./layers/batch-normalization.js";
 import { SoftmaxOperation } from "./layers/softmax.js";
 import { type losses, lossOf, type SparseCategoricalCrossentropy } from "./losses.js";
 import { Parameters, type Weight } from "./parameters.js";
@@ -348,7 +347,6 @@ export class Model {
   setWeights(weights: readonly GivenWeight[]): void {
     this.#calls.check("setWeights");
     setWeights(this.#parameters, weights);
-    for (const layer of this.layers) if (layer instanceof BatchNormalization) layer.statisticsWereSet();
   }
 
   /**

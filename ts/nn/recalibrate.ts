@@ -12,6 +12,7 @@ import { BatchNormalization } from "./layers/batch-normalization.js";
 import type { InputStatistics } from "./layers/norm-planner.js";
 import type { Parameters } from "./parameters.js";
 import { emissionFor, type FindVariable, inputRegions, variablesOf } from "./plan.js";
+import { noteSetStatistics } from "./weights.js";
 
 /** What `recalibrate` takes. */
 export interface RecalibrateOptions {
@@ -182,12 +183,16 @@ class FreshStatistics {
   /** The model's variables, but these running statistics. */
   readonly find: FindVariable;
   readonly #runtime: Runtime;
+  readonly #parameters: Parameters;
+  readonly #layers: readonly BatchNormalization[];
   readonly #address: number;
   readonly #list: readonly FreshVariable[];
 
   /** @throws {MemoryLimitError} when there is no room. */
   constructor(runtime: Runtime, parameters: Parameters, layers: readonly BatchNormalization[]) {
     this.#runtime = runtime;
+    this.#parameters = parameters;
+    this.#layers = layers;
     const own = parameters.list.filter(
       ({ layer, spec }) => layers.some((one) => one === layer) && STATISTICS.includes(spec.name),
     );
@@ -216,10 +221,8 @@ class FreshStatistics {
 
   /** Makes them the model's own. */
   commit(): void {
-    for (const { layer, own, fresh } of this.#list) {
-      this.#view(own).set(this.#view(fresh));
-      layer.statisticsWereSet();
-    }
+    for (const { own, fresh } of this.#list) this.#view(own).set(this.#view(fresh));
+    noteSetStatistics(this.#parameters, this.#layers);
   }
 
   dispose(): void {

@@ -1,6 +1,8 @@
 import { formatValue, isFiniteF32 } from "../runtime/check.js";
 import { NameError, ShapeError, ValueError } from "../runtime/errors.js";
 import { formatShape, type Shape, sameShape } from "../runtime/shape.js";
+import type { Layer } from "./layer.js";
+import { BatchNormalization } from "./layers/batch-normalization.js";
 import type { Parameter, Parameters, Weight } from "./parameters.js";
 
 /** A weight to be set: as `getWeights` returns it, or its values alone. */
@@ -44,6 +46,19 @@ export function setWeights(parameters: Parameters, weights: readonly GivenWeight
   const pairs = list.map((parameter, i) => [parameter, weights[i] as GivenWeight] as const);
   for (const [parameter, weight] of pairs) checkWeight(parameter, weight);
   for (const [parameter, weight] of pairs) parameters.view(parameter).set(weight.data);
+  noteSetStatistics(parameters);
+}
+
+/** Tells these batch norms, by default all, that their running statistics were set. */
+export function noteSetStatistics(parameters: Parameters, layers?: readonly Layer[]): void {
+  const { list } = parameters;
+  for (const mean of list) {
+    const { layer, spec } = mean;
+    if (spec.name !== "moving_mean" || !(layer instanceof BatchNormalization)) continue;
+    if (layers?.includes(layer) === false) continue;
+    const variance = list.find((one) => one.layer === layer && one.spec.name === "moving_variance") as Parameter;
+    layer.statisticsWereSet(parameters.view(mean), parameters.view(variance));
+  }
 }
 
 function checkWeight({ path, spec, size }: Parameter, weight: GivenWeight | undefined): void {

@@ -45,7 +45,11 @@ type LayerState = Exclude<BatchNormState, "disposed">;
  * A state says what a training step does with the layer: "training" at first, and whatever train(), freeze(), infer() or
  * recalibrate() was called last. Evaluation always reads the running statistics.
  *
- * A second input is added before the activation: y = f(batch norm of the first + second).
+ * A second input is added before the activation: y = f(batch norm of the first + second). It is there for what plans are made
+ * of; `sequential` builds chains, which have none.
+ *
+ * There are no masks, which are the op's (`bn.forward`): a model's inputs have one fixed shape and nothing in it makes padding.
+ * A sample that is not to count is left out of the batch.
  */
 export class BatchNormalization extends Layer {
   override readonly type = "batchNormalization";
@@ -117,8 +121,8 @@ export class BatchNormalization extends Layer {
   }
 
   /**
-   * How the statistics of the last training step stand to the running ones: after `fit`, of its last steps, up to 16, taken
-   * together. Cheap: made of what a step leaves anyway.
+   * How the statistics of the last training step stand to the running ones as they are now, also once those were set or taken
+   * anew: after `fit`, those of its last steps, up to 16, taken together. Cheap: made of what a step leaves anyway.
    */
   health(): BatchNormHealth {
     return this.#health.figures;
@@ -140,8 +144,9 @@ export class BatchNormalization extends Layer {
   }
 
   /** @internal For running statistics that were set from outside: they count in full. */
-  statisticsWereSet(): void {
+  statisticsWereSet(mean: Float32Array, variance: Float32Array): void {
     this.#rule.setFromOutside();
+    this.#health.keepSet(mean, variance);
   }
 
   /** @internal Whether they may move in this state: whether `model.recalibrate` takes them anew. */

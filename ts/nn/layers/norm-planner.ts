@@ -26,7 +26,7 @@ export interface InputStatistics {
   normalize(): Region;
 }
 
-/** A layer's health: asked outside the model, which may be gone, so with the running statistics as the last step left them. */
+/** A layer's health: asked outside the model, which may be gone, so with a copy of the running statistics as they are now. */
 export class LayerHealth {
   readonly monitor: HealthMonitor;
   #mean = new Float32Array();
@@ -46,10 +46,17 @@ export class LayerHealth {
     [this.#mean, this.#variance] = [new Float32Array(channels), new Float32Array(channels)];
   }
 
-  /** Takes the running statistics as they are. */
+  /** Takes the running statistics after a step, once there is room. */
   keep(runtime: Runtime, mean: Region, variance: Region): void {
     this.#mean.set(runtime.f32(mean.value, this.#mean.length));
     this.#variance.set(runtime.f32(variance.value, this.#variance.length));
+  }
+
+  /** Takes running statistics that were set. */
+  keepSet(mean: Float32Array, variance: Float32Array): void {
+    this.prepare(mean.length);
+    this.#mean.set(mean);
+    this.#variance.set(variance);
   }
 }
 
