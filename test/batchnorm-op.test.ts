@@ -381,6 +381,18 @@ describe("states", () => {
     expect(bits(bn.beta?.grad.data as Float32Array)).toBe(bits(twin.beta?.grad.data as Float32Array));
   });
 
+  test.each(["trainable", "parametersTrainable"] as const)(
+    "keep γ's and β's gradients at 0 with %s = false, also where that comes between forward and backward",
+    (key) => {
+      const [bn, twin] = [make({ features: 3 }), make({ features: 3 })];
+      const [x, dy] = [tensor(shape, 1), tensor(shape, 2)];
+      for (const one of [bn, twin]) one.forward(x);
+      bn[key] = false;
+      expect(bits(bn.backward(dy).data)).toBe(bits(twin.backward(dy).data));
+      expect([...(bn.gamma?.grad.data ?? []), ...(bn.beta?.grad.data ?? [])]).toEqual([0, 0, 0, 0, 0, 0]);
+    },
+  );
+
   test("and parameters are trainable by true or false alone, until disposed", () => {
     const bn = ek.batchNorm({ features: 3, name: "bn" });
     const name = (value: unknown) => ek.batchNorm({ features: 3, trainable: value as boolean });

@@ -235,7 +235,10 @@ export class BatchNorm {
    */
   backward(dy: Tensor): Tensor {
     requireCall(this.#parts.what, "backward", this.#state);
-    return this.#steps.backward(dy);
+    const dx = this.#steps.backward(dy);
+    // They may have been trained when forward made its plan.
+    this.#settleGradients();
+    return dx;
   }
 
   /**
