@@ -209,6 +209,20 @@ describe("together", () => {
     }
   });
 
+  test("renorm's r and d are those of the last forward, which a frozen one has not", () => {
+    const bn = ek.batchNorm({ name: "bn", features: 3, renorm: {} });
+    const [x, dy] = [ek.tensor([8, 3], noise(24, 1)), ek.tensor([8, 3], noise(24, 2))];
+    for (let i = 0; i < 2; i++) bn.forward(x);
+    bn.doubleBackward({ x, dy });
+    bn.freeze().forward(x);
+    bn.train();
+    expect(() => bn.doubleBackward({ x, dy })).toThrow(
+      '"bn": doubleBackward with renorm takes r and d from the forward before it',
+    );
+    bn.forward(x);
+    bn.doubleBackward({ x, dy });
+  });
+
   test("renorm asks for no forward where the running statistics normalise all", () => {
     const bn = ek.batchNorm({ features: 2, renorm: {}, onSingleValue: "useRunning" });
     const [x, dy] = [ek.tensor([1, 2], [1, 2]), ek.tensor([1, 2], [1, 1])];

@@ -238,10 +238,27 @@ test.each([0, -1, 1.5, "2", Number.NaN])("a groupSize that is none is refused: %
 });
 
 test("groups need the samples on an axis of their own", () => {
-  const bn = ek.batchNorm({ name: "bn", features: 4, axis: 0, groupSize: 2 });
-  expect(() => bn.forward(ek.tensor([4, 6]))).toThrow(
-    'batchNorm "bn": axis 0 holds channels, so there are no samples to group; leave groupSize out, or set another axis',
-  );
+  const message =
+    'batchNorm "bn": axis 0 holds channels, so there are no samples to group; leave groupSize out, or set another axis';
+  for (const axis of [0, [0, 2]]) {
+    const features = axis === 0 ? 4 : [4, 2];
+    expect(() => ek.batchNorm({ name: "bn", features, axis, groupSize: 2 })).toThrow(message);
+  }
+  // What a negative axis is shows with the first input.
+  const bn = ek.batchNorm({ name: "bn", features: 4, axis: -2, groupSize: 2 });
+  expect(() => bn.forward(ek.tensor([4, 6]))).toThrow(message);
+  bn.forward(ek.tensor([6, 4, 2], noise(48, 1)));
+});
+
+test("committed statistics know no groups: their running variance is that of all values", () => {
+  const make = () => ek.batchNorm({ features: 1, groupSize: 2, momentum: 0 });
+  const [grouped, committed] = [make(), make()];
+  const x = ek.tensor([4, 1], [0, 1, 10, 12]);
+  grouped.forward(x);
+  committed.commit(ek.statistics(x));
+  // The groups' variances are 1/4 and 1; that of all values is 28.1875.
+  expect([grouped, committed].map(({ runningMean }) => runningMean.data[0])).toEqual([5.75, 5.75]);
+  expect([grouped, committed].map(({ runningVariance }) => runningVariance.data[0])).toEqual([0.625, 28.1875]);
 });
 
 test("the layer trains with groups, and moves its statistics once a step", async () => {

@@ -114,7 +114,7 @@ export class DoubleBackward {
       if (ddbeta !== undefined) multipliers.set(ddbeta, channels);
       if (given !== null && corrections !== null) runtime.f64(given.value, corrections.length).set(corrections);
       program.run(runtime, 0, statisticsEnd);
-      const error = this.#steps.nonFinite(core.statistics, x.shape);
+      const error = this.#steps.nonFinite(core.statistics, x.shape, "Nothing was changed");
       if (error !== null) throw error;
       program.run(runtime, statisticsEnd);
       const sums = runtime.f64(parameters.value, 2 * channels * countingSets(core).length);

@@ -33,7 +33,7 @@ export interface BatchNormOptions {
   readonly varianceRule?: "biased" | "unbiased";
   /**
    * Samples that are normalised together in training (ghost batches); the running statistics move once a step all the same.
-   * Default null: the whole batch.
+   * Default null: the whole batch. Not with channels on axis 0, which leave no samples.
    */
   readonly groupSize?: number | null;
   /**
@@ -119,7 +119,11 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
   checkBoolean(`${what}: scale`, config.scale);
   checkBoolean(`${what}: debias`, config.debias);
   oneOf(`${what}: varianceRule`, config.varianceRule, ["biased", "unbiased"]);
-  if (config.groupSize !== null) checkInteger(`${what}: groupSize`, config.groupSize, 1);
+  if (config.groupSize !== null) {
+    checkInteger(`${what}: groupSize`, config.groupSize, 1);
+    // A negative axis tells only with the rank of an input.
+    if ([axis].flat().includes(0)) throw noSamplesToGroup(what);
+  }
   oneOf(`${what}: groupVariance`, config.groupVariance, ["mean", "merged"]);
   oneOf(`${what}: onSingleValue`, config.onSingleValue, ["error", "useRunning", "skipUpdate"]);
   activationOf(what, config);
@@ -133,6 +137,13 @@ export function batchNormConfig(what: string, options: BatchNormOptions, extra: 
   );
   const renorm = renormConfig(what, config.renorm);
   return Object.freeze({ ...config, axis, renorm, ...initial, activation: frozenActivation(activation) });
+}
+
+/** What to throw where axis 0, that of the samples, holds channels. */
+export function noSamplesToGroup(what: string): ValueError {
+  return new ValueError(
+    `${what}: axis 0 holds channels, so there are no samples to group; leave groupSize out, or set another axis`,
+  );
 }
 
 /** @throws {ShapeError} for an initializer that is an array of another length. */

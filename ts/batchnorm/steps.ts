@@ -10,6 +10,7 @@ import { type Group, type Groups, groupsOf, hasOwnStatistics, leastCount } from 
 import { batchOf } from "./health.js";
 import { checkChannels, checkSameShape, checkTensor } from "./inputs.js";
 import { flagsOf, type Mask } from "./mask.js";
+import { noSamplesToGroup } from "./options.js";
 import { Outputs } from "./outputs.js";
 import { type OpParts, settingsOf } from "./parts.js";
 import { type Plan, planStep } from "./plan.js";
@@ -17,8 +18,11 @@ import type { StateRule } from "./states.js";
 
 /** What a `forward` may be told. */
 export interface ForwardOptions {
+  /** Where to write y: a tensor of x's shape other than x and `add`; by default a tensor of the op. */
   readonly out?: Tensor;
+  /** Which values of x count; by default all. */
   readonly mask?: Mask;
+  /** A residual r of x's shape, not one that this op returned: y = f(γ·x̂ + β + r). Must stay as it is until `backward`. */
   readonly add?: Tensor;
 }
 
@@ -76,7 +80,9 @@ export class Steps {
     if (add !== null) plan.add.moveTo(add.address);
     plan.core.counted.upload(runtime);
     plan.program.run(runtime, 0, plan.statisticsEnd);
-    const nonFinite = this.nonFinite(statistics, x.shape);
+    const left =
+      "Parameters and running statistics are as they were; a backward that was to come needs its forward again";
+    const nonFinite = this.nonFinite(statistics, x.shape, left);
     if (nonFinite !== null) {
       health.refuse();
       throw nonFinite;
@@ -130,11 +136,7 @@ export class Steps {
     this.#checkForeign("x", checkTensor(what, "x", x, runtime));
     const { axis, groupSize } = config;
     const view = checkChannels(what, x, axis, features);
-    if (groupSize !== null && view.channelAxes[0] === 0) {
-      throw new ValueError(
-        `${what}: axis 0 holds channels, so there are no samples to group; leave groupSize out, or set another axis`,
-      );
-    }
+    if (groupSize !== null && view.channelAxes[0] === 0) throw noSamplesToGroup(what);
     return view;
   }
 
@@ -157,15 +159,15 @@ export class Steps {
     );
   }
 
-  /** What to throw when the statistics that were just taken of a batch are not finite. */
-  nonFinite({ fromBatch, notFinite }: GroupStatistics, shape: Shape): NonFiniteError | null {
+  /** What to throw when the statistics that were just taken of a batch are not finite; `left` says what has changed. */
+  nonFinite({ fromBatch, notFinite }: GroupStatistics, shape: Shape, left: string): NonFiniteError | null {
     if (!fromBatch) return null;
     const { runtime, what, channels } = this.#parts;
     const [bad] = runtime.u32(notFinite.value, 1);
     if (bad === 0) return null;
     return new NonFiniteError(
       `${what}: ${bad} of ${channels} channels have statistics that are not finite; the input ` +
-        `${formatShape(shape)} holds NaN or infinity. Nothing was changed; find where the value comes from`,
+        `${formatShape(shape)} holds NaN or infinity. ${left}; find where the value comes from`,
     );
   }
 
@@ -204,7 +206,7 @@ export class Steps {
   #checkForeign(name: string, address: number): void {
     if (!this.#outputs.has(address) && !this.#addOutputs.has(address)) return;
     throw new ValueError(
-      `${this.#parts.what}: ${name} must not be a tensor that this op returned, which it would overwrite; copy it with ` +
+      `${this.#parts.what}: ${name} must not be a tensor that this op returned, which its calls overwrite; copy it with ` +
         `ek.tensor(${name}.shape, ${name}.data), or use another op`,
     );
   }
@@ -250,7 +252,10 @@ export class Steps {
   }
 
   #keepCorrections(table: Region | null, { parts }: Groups): void {
-    if (table === null) return;
+    if (table === null) {
+      this.#corrections = null;
+      return;
+    }
     const values = this.#parts.runtime.f64(table.value, table.bytes / 8).slice();
     this.#corrections = { values, counts: countsOf(parts) };
   }
