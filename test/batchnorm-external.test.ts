@@ -160,7 +160,15 @@ describe("batch norm with statistics from outside", () => {
     expectError(
       () => bn.forwardWith({ x, stats: empty }),
       "ValueError",
-      "stats: count must be an integer of at least 1",
+      "stats: count is 0, so nothing counted where they were taken; leave that part out, or merge it with others: merge",
+    );
+    expectError(() => bn.backwardReduce({ x, dy, stats: empty }), "ValueError", "stats: count is 0");
+    expectError(() => bn.commit(empty), "ValueError", "commit: count is 0");
+    bn.forwardWith({ x, stats: merge(empty, stats) });
+    expectError(
+      () => bn.forwardWith({ x, stats: { ...stats, count: -1 } }),
+      "ValueError",
+      "stats: count must be an integer of at least 1, got -1",
     );
     expectError(() => bn.forwardWith(x as never), "NameError", "forwardWith has no option");
     expectError(() => bn.forwardWith({ x } as never), "ValueError", "forwardWith: stats must be statistics");

@@ -255,7 +255,16 @@ describe("merge", () => {
       "merge: part 1: mean must have 1 values, one a channel, got 2",
     );
     expect(() => merge(one, null as never)).toThrow("merge: part 1 must be statistics { count, mean, m2 }, got null");
-    expect(() => merge({ ...one, mean: [1] as never })).toThrow("merge: part 0: mean must be a Float64Array");
+    expect(() => merge({ ...one, mean: [1] as never })).toThrow(
+      "merge: part 0: mean must be a Float64Array, got an array of 1; use Float64Array.from(it)",
+    );
+    const { mean } = JSON.parse(JSON.stringify(one));
+    expect(() => merge({ ...one, mean })).toThrow(
+      "merge: part 0: mean must be a Float64Array, got an object; use Float64Array.from(Object.values(it))",
+    );
+    expect(merge({ ...one, mean: Float64Array.from(Object.values(mean)) })).toEqual(one);
+    const text = JSON.stringify({ mean: Array.from(one.mean) });
+    expect(merge({ ...one, mean: Float64Array.from(JSON.parse(text).mean) })).toEqual(one);
     expect(() => merge({ ...one, count: 1.5 })).toThrow(
       "merge: part 0: count must be an integer of at least 0, got 1.5",
     );

@@ -13,9 +13,12 @@ import { emitStatistics } from "./kernels.js";
 import { flagsOf, type Mask } from "./mask.js";
 import { Rows } from "./permutation.js";
 
-/** What is known of each channel's values; merges without loss. Plain data: sent between threads and machines as it is. */
+/**
+ * What is known of each channel's values; merges without loss. Plain data: `postMessage` sends it as it is; in JSON write
+ * `Array.from(mean)` and read `Float64Array.from(list)`, which keep every bit.
+ */
 export interface Statistics {
-  /** Values a channel. */
+  /** Values a channel; 0 where a mask hides all, and then only `merge` takes them. */
   readonly count: number;
   /** [channels]. */
   readonly mean: Float64Array;
@@ -117,6 +120,12 @@ export function checkStatistics(
     throw new ValueError(`${what} must be statistics { count, mean, m2 }, got ${formatValue(value)}`);
   }
   const { count, mean, m2 } = value;
+  if (count === 0 && least > 0) {
+    throw new ValueError(
+      `${what}: count is 0, so nothing counted where they were taken; leave that part out, or merge it with others: ` +
+        `merge(...) skips it`,
+    );
+  }
   checkInteger(`${what}: count`, count, least);
   checkVector(`${what}: mean`, mean, channels);
   checkVector(`${what}: m2`, m2, mean.length);
@@ -136,7 +145,9 @@ export function checkStatistics(
 /** @throws {ValueError | ShapeError} unless it is a Float64Array, of `length` if that is given. */
 export function checkVector(what: string, value: Float64Array, length?: number): void {
   if (!(value instanceof Float64Array)) {
-    throw new ValueError(`${what} must be a Float64Array, got ${formatValue(value)}; use Float64Array.from(values)`);
+    // What JSON makes of a Float64Array has no length.
+    const values = typeof value === "object" && !Array.isArray(value) ? "Object.values(it)" : "it";
+    throw new ValueError(`${what} must be a Float64Array, got ${formatValue(value)}; use Float64Array.from(${values})`);
   }
   if (value.length !== (length ?? value.length)) {
     throw new ShapeError(`${what} must have ${length} values, one a channel, got ${value.length}`);
