@@ -160,6 +160,15 @@ describe("summary()", () => {
     expect(lines(model, { batchSize: 64 })).not.toEqual(lines(model));
   });
 
+  test("promises 1.5·B of no model so small that lines of 64 bytes count", async () => {
+    const head = layers.dense({ units: 2, activation: "softmax" });
+    const model = compiled(await sequential([layers.input({ shape: [2] }), head], { runtime: ek }));
+    const line = lines(model, { batchSize: 2 }).at(-1) as string;
+    expect(line).toContain("·B, above the 1.5·B that larger models keep to; B = ");
+    const [, ratio] = /= ([\d.]+)·B/.exec(line) ?? [];
+    expect(Number(ratio)).toBeGreaterThan(1.5);
+  });
+
   test("says why a model cannot train now", async () => {
     const model = compiled(await smallModel(ek));
     (model.layers[0] as ReturnType<typeof layers.batchNormalization>).infer();

@@ -45,7 +45,7 @@ export function summarize(inputShape: Shape, nodes: readonly Node[], parameters:
 /**
  * The bytes B that a training session is measured by: 4·(2 + slots) a parameter (value, gradient, the optimizer's), 4 a
  * variable that is not trained, and the outputs of the table's rows for the whole batch, each once. Its arena holds at
- * most 1.5·B.
+ * most 1.5·B, but for small models: each variable and each output takes whole lines of 64 bytes.
  */
 export function memoryBase(
   inputShape: Shape,
@@ -62,9 +62,10 @@ export function memoryBase(
 /** What training takes, in lines under the table. */
 export function describeTraining(costs: TrainingCosts): string[] {
   const { batch, microBatch, slots, base, peak, apart, accumulation } = costs;
+  const limit = peak <= 1.5 * base ? "at most 1.5·B" : "above the 1.5·B that larger models keep to";
   const lines = [
-    `training, batch ${formatNumber(batch)}: peak ${formatNumber(peak)} bytes = ${(peak / base).toFixed(2)}·B, at most ` +
-      `1.5·B; B = ${formatNumber(base)} bytes: variables with gradients and ${slots} optimizer slots, outputs above`,
+    `training, batch ${formatNumber(batch)}: peak ${formatNumber(peak)} bytes = ${(peak / base).toFixed(2)}·B, ` +
+      `${limit}; B = ${formatNumber(base)} bytes: variables with gradients and ${slots} optimizer slots, outputs above`,
     ...(apart.stacks > 0 ? [`apart from that: ${formatNumber(apart.stacks)} bytes of threads' stacks`] : []),
     ...(apart.predictors > 0 ? [`apart from that: ${formatNumber(apart.predictors)} bytes of predictors`] : []),
   ];
