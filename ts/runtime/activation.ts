@@ -31,7 +31,8 @@ export type ActivationName =
 
 /**
  * An activation: a name, or an object for those with parameters. `clip` is min(max(z, min), max); `relu6` is clip to
- * [0, 6] and `hardTanh` to [−1, 1]. `gelu` is the exact form z·Φ(z). At a kink the derivative is 0 (leaky: α).
+ * [0, 6] and `hardTanh` to [−1, 1]. `gelu` is the exact form z·Φ(z). At a kink the derivative is 0; `leakyRelu`
+ * and `elu` take that of their left branch, α.
  */
 export type Activation =
   | ActivationName
