@@ -38,6 +38,7 @@ export class Evenkeel {
    * Batch normalization on its own.
    *
    * @throws {NameError | ValueError} for an option that does not exist or is out of range.
+   * @throws {ShapeError} for initial values of another number of channels.
    * @throws {MemoryLimitError} when there is no room.
    */
   batchNorm(options: BatchNormOpOptions): BatchNorm {

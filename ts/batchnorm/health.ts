@@ -19,7 +19,7 @@ export interface BatchNormHealth {
   readonly smallestVariance: number;
   /** Channels without any variance: their gradient of γ is 0, and y is f(β). */
   readonly constantChannels: number;
-  /** Batches in training so far that did not reach the running statistics: one value a channel, NaN or infinity. */
+  /** Batches in training so far that did not reach the running statistics: one value a channel, none (masked), NaN or infinity. */
   readonly refusedUpdates: number;
 }
 

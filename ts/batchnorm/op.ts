@@ -123,7 +123,7 @@ export class BatchNorm {
     this.#settleGradients();
   }
 
-  /** Whether `backward` fills the gradients of γ and β. */
+  /** Whether `backward` fills the gradients of γ and β: false counts at once, true from the next `forward` on. */
   get parametersTrainable(): boolean {
     return this.#parametersTrainable;
   }
@@ -147,27 +147,31 @@ export class BatchNorm {
     return this.#parts.rule.count.updates;
   }
 
-  /** Normalise with the batch's statistics and move the running ones: the state at the start. */
+  /** Normalise with the batch's statistics and move the running ones: the state at the start. @throws {StateError} once disposed. */
   train(): this {
     return this.#enter("train");
   }
 
-  /** Normalise with the running statistics and leave them; gradients flow. */
+  /** Normalise with the running statistics and leave them; gradients flow. @throws {StateError} once disposed. */
   freeze(): this {
     return this.#enter("freeze");
   }
 
-  /** Normalise with the running statistics; no gradients. */
+  /** Normalise with the running statistics; no gradients. @throws {StateError} once disposed. */
   infer(): this {
     return this.#enter("infer");
   }
 
-  /** Normalise with the batch's statistics and move the running ones; no gradients. */
+  /** Normalise with the batch's statistics and move the running ones; no gradients. @throws {StateError} once disposed. */
   recalibrate(): this {
     return this.#enter("recalibrate");
   }
 
-  /** Back to the running statistics of the start, mean 0 and variance 1 by default, and no updates. */
+  /**
+   * Back to the running statistics of the start, mean 0 and variance 1 by default, and no updates.
+   *
+   * @throws {StateError} once disposed.
+   */
   resetStatistics(): void {
     ruleOf(this.#parts.what, "resetStatistics", this.#state);
     const { variables, rule, health } = this.#parts;
@@ -181,7 +185,8 @@ export class BatchNorm {
    * the updates count: before the first one, they are there for inference alone.)
    *
    * @throws {ShapeError} unless both have as many values as there are channels.
-   * @throws {ValueError} for a value that is not finite, or a negative variance.
+   * @throws {NameError | ValueError} for another key, a value that is not finite, or a negative variance.
+   * @throws {StateError} once disposed.
    */
   setStatistics(statistics: { readonly mean: ArrayLike<number>; readonly variance: ArrayLike<number> }): void {
     const { what: op, channels, variables, rule } = this.#parts;
@@ -208,7 +213,8 @@ export class BatchNorm {
   /**
    * y of x's shape; in "training" and "recalibrating" also moves the running statistics.
    *
-   * @param x rank 2–5, with `features` channels on the configured axes. It must stay as it is until `backward`.
+   * @param x rank 2–5, with `features` channels on the configured axes. It must stay as it is until `backward`. The range of a
+   * channel's values must be finite in f32, max − min ≤ 3.4e38, and |γ|/√(σ² + ε) 0 or at least 2⁻¹²⁶ (docs/batchnorm.md, Bounds).
    * @param options.out where to write y, a tensor of x's shape other than x; by default a tensor of the op.
    * @param options.mask which values count ({@link Mask}): statistics, updates and gradients are those of x without the
    * rest, whose y is normalised with them and whose dx is 0. Where nothing counts, the running statistics normalise.
@@ -217,7 +223,8 @@ export class BatchNorm {
    * @throws {ShapeError} for another shape, or one value a channel in training (see `onSingleValue`).
    * @throws {ValueError} for a tensor of another runtime, or one that this op returned, or when a limit of `renorm` is a
    * function that gives what is no limit.
-   * @throws {NonFiniteError} when the batch's statistics are not finite; nothing has changed then.
+   * @throws {NonFiniteError} when the batch's statistics are not finite. Parameters and running statistics are as they were then,
+   * but the `backward` of the forward before is gone.
    * @throws {StateError} once disposed.
    * @throws {MemoryLimitError} when there is no room for a first larger batch.
    */
@@ -232,6 +239,7 @@ export class BatchNorm {
    * @param dy the gradient of the loss with respect to y, of its shape.
    * @throws {StateError} in "inference" and "recalibrating", without a forward before, or when x was disposed.
    * @throws {ShapeError} for another shape.
+   * @throws {ValueError} for a tensor of another runtime, or one that `backward` returned.
    */
   backward(dy: Tensor): Tensor {
     requireCall(this.#parts.what, "backward", this.#state);
@@ -248,7 +256,7 @@ export class BatchNorm {
    * gradients, a backward that is still to come. What it returns is overwritten by the next `forwardWith`.
    *
    * @throws {ShapeError} for another shape, or statistics of another number of channels.
-   * @throws {ValueError | NonFiniteError} for statistics that are none.
+   * @throws {ValueError | NonFiniteError} for statistics that are none, or of no value (count 0: leave that part out).
    */
   forwardWith(request: ForwardWithRequest): Tensor {
     ruleOf(this.#parts.what, "forwardWith", this.#state);
@@ -260,6 +268,8 @@ export class BatchNorm {
    * and also dγ. Those of several parts are added.
    *
    * @throws {StateError} in "inference" and "recalibrating".
+   * @throws {ShapeError} for another shape, or statistics of another number of channels.
+   * @throws {ValueError | NonFiniteError} for statistics that are none or of no value, or a mask that is none.
    */
   backwardReduce(request: BackwardReduceRequest): GradientSums {
     requireCall(this.#parts.what, "backwardReduce", this.#state);
@@ -271,7 +281,9 @@ export class BatchNorm {
    * the next `backwardWith`.
    *
    * @throws {StateError} in "inference" and "recalibrating".
-   * @throws {ValueError} when the counts of `sums` and `stats` differ.
+   * @throws {ShapeError} for another shape, or statistics or sums of another number of channels.
+   * @throws {ValueError | NonFiniteError} for statistics that are none or of no value, a mask that is none, or when the counts of
+   * `sums` and `stats` differ.
    */
   backwardWith(request: BackwardWithRequest): Tensor {
     requireCall(this.#parts.what, "backwardWith", this.#state);
@@ -283,6 +295,8 @@ export class BatchNorm {
    * not come from x.
    *
    * @throws {StateError} in "inference" and "recalibrating".
+   * @throws {ShapeError} for another shape, or statistics of another number of channels.
+   * @throws {ValueError | NonFiniteError} for statistics that are none or of no value, or a mask that is none.
    */
   backwardStatistics(request: BackwardReduceRequest): StatisticsGradients {
     requireCall(this.#parts.what, "backwardStatistics", this.#state);
@@ -290,10 +304,13 @@ export class BatchNorm {
   }
 
   /**
-   * Moves the running statistics as one training step on all that `stats` was merged from. Statistics of one value a
-   * channel go by `onSingleValue`: an error, or no update.
+   * Moves the running statistics as one training step on all that `stats` was merged from, which knows no groups: with
+   * `groupSize` the running variance moves towards that of all values, as by `groupVariance: "merged"`. Statistics of one value
+   * a channel go by `onSingleValue`: an error, or no update.
    *
    * @throws {StateError} in "frozen" and "inference".
+   * @throws {ShapeError} for statistics of another number of channels.
+   * @throws {ValueError} for statistics that are none, of no value, or of one by `onSingleValue: "error"`.
    * @throws {NonFiniteError} for statistics that are not finite; nothing has changed then.
    */
   commit(stats: Statistics): void {
