@@ -49,7 +49,7 @@ function risingWeights(model: Model, seed: number) {
 describe("the reference model, folded", () => {
   test("equals the unfolded one within 32 units in the last place of its largest logit", async () => {
     for (const seed of [1, 2, 3]) {
-      const model = await referenceModel(ek, seed, "linear");
+      const model = await referenceModel(ek, seed, { head: "linear" });
       model.setWeights(randomWeights(model, seed));
       expect(await difference(model, noise(64 * IMAGE, seed))).toBeLessThanOrEqual(REFERENCE_BOUND);
       model.dispose();

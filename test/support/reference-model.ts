@@ -1,20 +1,24 @@
-import { type Evenkeel, layers, type Model, sequential, type Weight } from "evenkeel";
+import { type BatchNormOptions, type Evenkeel, layers, type Model, sequential, type Weight } from "evenkeel";
 import { Random } from "../../ts/runtime/random.js";
 
 export const IMAGE = 28 * 28;
 
-/** The model of the main job; `head: "linear"` leaves the softmax out. */
-export function referenceModel(runtime: Evenkeel, seed = 0, head: "softmax" | "linear" = "softmax"): Promise<Model> {
+/** The model of the main job; `head: "linear"` leaves the softmax out, `norm` are options of its batch norms. */
+export function referenceModel(
+  runtime: Evenkeel,
+  seed = 0,
+  { head = "softmax", norm = {} }: { head?: "softmax" | "linear"; norm?: BatchNormOptions } = {},
+): Promise<Model> {
   return sequential(
     [
       layers.input({ shape: [28, 28, 1] }),
-      layers.batchNormalization(),
+      layers.batchNormalization(norm),
       layers.conv2d({ filters: 32, kernelSize: 3, activation: "relu" }),
       layers.maxPooling2d({ poolSize: 2 }),
-      layers.batchNormalization(),
+      layers.batchNormalization(norm),
       layers.conv2d({ filters: 64, kernelSize: 3, activation: "relu" }),
       layers.maxPooling2d({ poolSize: 2 }),
-      layers.batchNormalization(),
+      layers.batchNormalization(norm),
       layers.flatten(),
       layers.dense({ units: 10, activation: head }),
     ],
