@@ -193,6 +193,25 @@ test.each([2, 33, 1000, 4099])("of %i values planar and interleaved agree within
   expectWithin("dbeta of both", planar.dbeta, interleaved.dbeta, bounds.dbeta);
 });
 
+test("a range of values up to the largest f32 is in the domain, where |γ|·rstd is a normal number", () => {
+  const gamma = 100;
+  const x = Float32Array.from({ length: 40 }, (_, i) => (i % 2 === 0 ? -1 : 1) * (LARGEST / 2) * (i < 38 ? 1 : 0.5));
+  const bn = ek.batchNorm({ features: 1, gammaInitializer: gamma });
+  const y = bn.forward(ek.tensor([40, 1], x));
+  const mean = x.reduce((sum, v) => sum + v, 0) / 40;
+  const deviation = Math.sqrt(x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / 40);
+  const normalised = Array.from(x, (v) => (v - mean) / deviation);
+  const want = normalised.map((v) => gamma * v);
+  expectWithin("y", y.data, want, (i) => 6 * U * gamma * Math.max(1, Math.abs(normalised[i] as number)));
+  const dx = bn.backward(
+    ek.tensor(
+      [40, 1],
+      noise(40, 2, -1, 1).map((v) => v / 16),
+    ),
+  );
+  expect(dx.data.every(Number.isFinite)).toBe(true);
+});
+
 test("ten million values of a channel", () => {
   const count = 1e7;
   const bn = ek.batchNorm({ features: 1 });
