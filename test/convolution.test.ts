@@ -108,6 +108,50 @@ describe.each([
   });
 });
 
+describe.each([
+  ["Winograd's way", winograd, 16, 20],
+  ["the direct tile", direct, 3, 9],
+] as const)("%s", (_, way, channels, filters) => {
+  // Odd sizes too: the last windows are cut off.
+  test.each([
+    [1, 10, 0],
+    [9, 9, 1],
+    [3, 8, 2],
+  ])("pools %i images of size %i, padded by %i, to the bits of pooling after it", (images, size, pad) => {
+    const program = new Program();
+    const one = convolution(program, images, size, channels, filters, pad);
+    const { inHeight, inWidth, outHeight, outWidth } = one.window;
+    const [rows, columns] = [Math.ceil(outHeight / 2), Math.ceil(outWidth / 2)];
+    const region = (label: string, length: number) => {
+      const made = program.workspace(label, 4 * length);
+      program.touch(made);
+      return made;
+    };
+    const x = region("x", images * inHeight * inWidth * channels);
+    const [kernel, bias] = [region("kernel", 9 * channels * filters), region("bias", filters)];
+    const outputs = region("outputs", images * outHeight * outWidth * filters);
+    const [want, got] = ["want", "got"].map((label) => region(label, images * rows * columns * filters));
+    const relu = activationCode("conv2d", "relu");
+    way.forward(one, { y: outputs, x, kernel, bias }, relu);
+    const sizes = [outHeight, outWidth, filters, 2, 2, 2, 2, 0, 0, rows, columns] as const;
+    program.call("max_pool2d_forward", images, want as Region, outputs, ...sizes);
+    way.forward({ ...one, pooled: true }, { y: got as Region, x, kernel, bias }, relu);
+    for (const each of [x, kernel, bias, want, got]) program.touch(each as Region);
+    const workspace = new Workspace(runtime);
+    workspace.add(program);
+    const random = new Random(8, images);
+    for (const { value, bytes } of [x, kernel, bias]) {
+      const view = runtime.f32(value, bytes / 4);
+      for (let i = 0; i < view.length; i++) view[i] = random.uniform() - 0.5;
+    }
+    program.run(runtime);
+    const [a, b] = [got, want].map((r) => Array.from(runtime.f32((r as Region).value, (r as Region).bytes / 4)));
+    expect(a).toEqual(b);
+    expect(a?.filter((value) => value > 0).length).toBeGreaterThan((a?.length ?? 0) / 2);
+    workspace.dispose();
+  });
+});
+
 test("Winograd's way leaves a kernel's gradient to the direct tile where sums at all points would take most memory", () => {
   const kernels = (size: number) => {
     const program = new Program();

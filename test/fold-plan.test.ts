@@ -111,14 +111,15 @@ test("γ that is NaN, and a NaN mean, do not fold where they must be compared", 
   expect(plan(nodes, values(1, Number.NaN)).folds).toEqual([]);
 });
 
-test("a convolution beside its pooling at last leaves out what that does not read", () => {
+test("a convolution beside its pooling at last leaves out what that does not read, and takes it in", () => {
   const list = [conv("a", { kernelSize: 2 }), norm("bn"), layers.maxPooling2d({ name: "pool" })] as const;
   const nodes = graph([6, 6, 2], [list[0], -1], [list[1], 0], [list[2], 1]);
-  const folded = planFolds(nodes, values()).nodes;
-  expect(folded.map(({ outputShape }) => outputShape)).toEqual([
-    [4, 4, 2],
-    [2, 2, 2],
-  ]);
+  const { moved, nodes: rest } = plan(nodes);
+  expect(moved).toEqual({ bn: "a", pool: "a" });
+  expect(rest).toEqual([["a", -1]]);
+  const [folded] = planFolds(nodes, values()).nodes;
+  expect(folded?.outputShape).toEqual([2, 2, 2]);
+  expect(folded?.operation).toMatchObject({ convolved: [4, 4, 2] });
 });
 
 test("a convolution that others read too leaves out nothing", () => {

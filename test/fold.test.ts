@@ -63,10 +63,10 @@ describe("the reference model, folded", () => {
     expect(model.predictor().foldReport().layers).toEqual([
       folded("batch_normalization", "conv2d", 'before "conv2d"'),
       kept("conv2d"),
-      kept("max_pooling2d"),
+      folded("max_pooling2d", "conv2d", "after conv2d"),
       folded("batch_normalization_1", "conv2d_1", 'before "conv2d_1"'),
       kept("conv2d_1"),
-      kept("max_pooling2d_1"),
+      folded("max_pooling2d_1", "conv2d_1", "after conv2d_1"),
       folded("batch_normalization_2", "dense", 'before "dense", through "flatten"'),
       kept("flatten"),
       kept("dense"),
@@ -203,6 +203,17 @@ const PADDED: [string, () => Entries][] = [
     () => [image, norm(), conv({ padding: 1, activation: "relu" }), max({ poolSize: 4 })],
   ],
   ["through average pooling", () => [image, norm(), average({ padding: "same" }), conv({ padding: "same" })]],
+  ["and pools in its kernel", () => [image, norm(), conv({ padding: "same", activation: "relu" }), max()]],
+  ["and pools odd sizes", () => [image, norm(), conv({ padding: "same" }), max({ padding: "same" })]],
+  [
+    "with many channels, and pools odd sizes",
+    () => [
+      layers.input({ shape: [7, 5, 24] }),
+      norm(),
+      conv({ padding: "same", filters: 20 }),
+      max({ padding: "same" }),
+    ],
+  ],
 ];
 
 /** Through max pooling, if no γ is negative. */
@@ -382,7 +393,7 @@ describe("what stays is one pass", () => {
     expect(await run(conv(), relu(), max())).toEqual([
       ["conv2d", "kept", null],
       ["activation", "folded", "conv2d"],
-      ["max_pooling2d", "kept", null],
+      ["max_pooling2d", "folded", "conv2d"],
     ]);
   });
 });

@@ -185,15 +185,15 @@ describe("past maxMemory", () => {
   test("a batch that does not fit is refused before anything changed; a smaller one trains on", async () => {
     ek = await load({ maxMemory: 8 * MiB });
     const model = compiled(await referenceModel(ek));
-    const [x, y] = [noise(200 * IMAGE, 1), noiseLabels(200, 10, 1)];
+    const [x, y] = [noise(600 * IMAGE, 1), noiseLabels(600, 10, 1)];
     const weights = weightBits(model);
     const before = bytesInUse(ek);
     for (const attempt of [
-      () => model.fit(x, y, { batchSize: 200 }),
+      () => model.fit(x, y, { batchSize: 600 }),
       () => model.trainOnBatch(x, y),
-      () => model.evaluate(x, y, { batchSize: 200 }),
-      () => model.predict(x, { batchSize: 200 }),
-      async () => model.predictor({ batchSize: 200 }),
+      () => model.evaluate(x, y, { batchSize: 600 }),
+      () => model.predict(x, { batchSize: 600 }),
+      async () => model.predictor({ batchSize: 600 }),
     ]) {
       await expect(attempt()).rejects.toThrow(MemoryLimitError);
       expect(bytesInUse(ek)).toBe(before);

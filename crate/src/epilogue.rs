@@ -42,7 +42,7 @@ impl Fused {
 
     /// y\[i\] = f(y\[i\]), for an f that is no clamp.
     pub fn finish(self, y: &mut [f32]) {
-        if !self.split().1 {
+        if !self.is_clamp() {
             activation::apply(y, self.kind, self.p0, self.p1);
         }
     }

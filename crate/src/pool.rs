@@ -115,13 +115,6 @@ pub(crate) fn store(v: F32x4, y: &mut [f32], len: usize) {
     if len == LANES { v.store(y) } else { v.store_partial(y, len) }
 }
 
-/// The larger one; NaN if either is.
-#[inline(always)]
-pub(crate) fn larger(a: F32x4, b: F32x4) -> F32x4 {
-    // Keeps a unless b is larger or NaN; a NaN in a is larger than nothing and smaller than nothing, so it stays.
-    b.equal(b).and(!a.less(b)).select(a, b)
-}
-
 /// For the images that x and y hold.
 pub fn forward(y: &mut [f32], x: &[f32], pool: Pool) {
     pool.assert(x.len(), y.len());
@@ -139,7 +132,7 @@ pub fn forward(y: &mut [f32], x: &[f32], pool: Pool) {
                 for row in 0..rows {
                     for column in 0..columns {
                         let x = load(&x[at + (row * pool.in_w + column) * channels + c..], len);
-                        best = larger(best, x);
+                        best = best.larger(x);
                     }
                 }
                 store(best, &mut y[c..], len);
@@ -157,8 +150,8 @@ fn halve(y: &mut [f32], x: &[f32], pool: Pool) {
         for (y, (top, bottom)) in y.chunks_exact_mut(channels).zip(windows) {
             for_vectors!(channels, |at: usize, len: usize| {
                 let load = |x: &[f32], at: usize| load(&x[at..], len);
-                let upper = larger(load(top, at), load(top, channels + at));
-                let best = larger(larger(upper, load(bottom, at)), load(bottom, channels + at));
+                let upper = load(top, at).larger(load(top, channels + at));
+                let best = upper.larger(load(bottom, at)).larger(load(bottom, channels + at));
                 store(best, &mut y[at..], len);
             });
         }

@@ -502,6 +502,13 @@ impl F32x4 {
         return c + self * b;
     }
 
+    /// Lane-wise the larger one; NaN where either is, and of two zeros any.
+    #[inline(always)]
+    pub fn larger(self, other: Self) -> Self {
+        // Each of the two keeps a NaN of its first operand; where neither is one they agree.
+        Self::from_bits(self.at_least(other).to_bits().or(other.at_least(self).to_bits()))
+    }
+
     /// The first `len` values of `x` (0–4), the other lanes 0: for tails, see [`crate::reduce`].
     #[inline(always)]
     pub fn load_partial(x: &[f32], len: usize) -> Self {
@@ -587,6 +594,17 @@ mod tests {
         let nan = F32x4::splat(f32::NAN);
         assert!(nan.at_least(F32x4::zero()).to_array().iter().all(|v| v.is_nan()));
         assert!(nan.at_most(F32x4::zero()).to_array().iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn the_larger_of_two_is_nan_where_either_is() {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        let [a, b] = [[nan, 1.0, -2.0, -inf], [3.0, nan, -1.0, 4.0]].map(F32x4::from_array);
+        for v in [a.larger(b), b.larger(a)] {
+            let v = v.to_array();
+            assert!(v[0].is_nan() && v[1].is_nan());
+            assert_eq!(v[2..], [-1.0, 4.0]);
+        }
     }
 
     #[test]

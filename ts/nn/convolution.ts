@@ -18,11 +18,16 @@ export interface Convolution extends ConvolutionSizes {
   readonly constants: Constants;
   /** For labels. */
   readonly name: string;
+  /** Whether a max pooling follows in the kernel, 2×2, where {@link poolsInKernel} allows it. */
+  readonly pooled?: boolean;
 }
 
 /** A way to compute convolutions: appends kernel calls. */
 export interface ConvolutionWay {
-  /** y = f(x ∗ kernel + bias); in a predictor the bias may be a map, as crate/src/batchnorm/fold.rs makes it. */
+  /**
+   * y = f(x ∗ kernel + bias), or the largest of each 2×2 of these; in a predictor the bias may be a map, as
+   * crate/src/batchnorm/fold.rs makes it.
+   */
   forward(
     convolution: Convolution,
     regions: { readonly y: Region; readonly x: Region; readonly kernel: Region; readonly bias: Region | 0 },
@@ -62,6 +67,16 @@ export function trainingWay(convolution: ConvolutionSizes): ConvolutionWay {
   return kernelLength(convolution) <= outputLength(convolution) ? inferenceWay(convolution) : direct;
 }
 
+// As GATHERED in crate/src/conv/tile.rs. With more terms an output costs so much that a pass for pooling does not show.
+const POOLED_TERMS = 128;
+
+/** Whether the way of inference can pool in its kernel: where f never falls, the largest output is f of the largest sum. */
+export function poolsInKernel(convolution: ConvolutionSizes, f: ActivationCode): boolean {
+  const { windowHeight, windowWidth, channels } = convolution.window;
+  const fits = inferenceWay(convolution) === winograd || windowHeight * windowWidth * channels <= POOLED_TERMS;
+  return fits && isClamp(f);
+}
+
 // Both ways compute 8 channels of an output at a time: kernels are packed in panels of 8.
 const PANEL = 8;
 
@@ -74,12 +89,16 @@ function biasArguments(bias: Region | 0, filters: number): readonly [Region | 0,
   return [bias, bias === 0 ? 1 : bias.bytes / (4 * filters)];
 }
 
+function poolArgument({ pooled = false }: Convolution): number {
+  return pooled ? 2 : 1;
+}
+
 /** A register tile straight over the image, for every size: crate/src/conv. */
 export const direct: ConvolutionWay = {
   forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
     const { program, images, filters } = convolution;
     const packed = directPacked(convolution, kernel);
-    const sizes = [...biasArguments(bias, filters), ...directSizes(convolution)] as const;
+    const sizes = [...biasArguments(bias, filters), ...directSizes(convolution), poolArgument(convolution)] as const;
     program.call("conv2d_forward", images, y, x, packed, ...sizes, kind, p0, p1);
   },
 
@@ -228,6 +247,7 @@ export const winograd: ConvolutionWay = {
       packed,
       ...biasArguments(bias, filters),
       ...winogradSizes(convolution),
+      poolArgument(convolution),
       kind,
       p0,
       p1,

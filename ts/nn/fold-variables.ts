@@ -7,7 +7,7 @@ import { borderClasses, windowArguments } from "./geometry.js";
 import type { Node } from "./graph.js";
 import type { Layer, Variable } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
-import { Conv2d } from "./layers/conv2d.js";
+import { convolutionOf } from "./layers/pooled-conv2d.js";
 import type { FindVariable } from "./plan.js";
 
 /** What a fold is emitted with. */
@@ -89,12 +89,13 @@ function emitAfter(emission: Emission): Variable[] {
 }
 
 /** The sizes of a convolution, as which a dense layer is one of one pixel, and how many biases its borders make. */
-function sizesOf({ operation, inputShapes, outputShape }: Node, kernel: Shape) {
+function sizesOf(node: Node, kernel: Shape) {
   const [inputs = 1, outputs = 1] = kernel.slice(-2);
   const pixel = { sizes: [1, 1, inputs, 1, 1, outputs, 1, 1, 0, 0, 1, 1] as const, classes: 1 };
-  if (!(operation instanceof Conv2d)) return pixel;
-  const [outHeight = 1, outWidth = 1] = outputShape;
-  const window = { ...operation.window(inputShapes[0] ?? []), outHeight, outWidth };
+  const found = convolutionOf(node);
+  if (found === null) return pixel;
+  const [outHeight = 1, outWidth = 1] = found.convolved;
+  const window = { ...found.convolution.window(node.inputShapes[0] ?? []), outHeight, outWidth };
   const { image, steps } = windowArguments(window);
   return { sizes: [...image, outputs, ...steps] as const, classes: borderClasses(window) };
 }

@@ -8,6 +8,7 @@ import {
   type Targets,
 } from "./fold-targets.js";
 import { fuseActivations } from "./fuse-activations.js";
+import { fusePoolings } from "./fuse-poolings.js";
 import { cropUnread, type Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import { ActivationOperation } from "./layers/activation.js";
@@ -19,7 +20,7 @@ export interface FoldEntry {
   /** The layer's name. */
   readonly layer: string;
   /**
-   * "folded": into the weights of other layers, or an activation into the kernel before it. "scaleShift": a batch norm that
+   * "folded": into the weights of other layers, or an activation or max pooling into the kernel before it. "scaleShift": a batch norm that
    * runs by itself, one multiply and add a value; "scaleShiftActivation": the same with an activation in the same pass.
    * "removed": it does nothing in inference. "kept": it runs as it is.
    */
@@ -42,16 +43,17 @@ export interface FoldPlan {
 type Fate = Omit<FoldEntry, "layer">;
 
 /**
- * Rewrites the nodes of a model for inference: folds each batch norm that can be folded, fuses activations into the kernels
- * before them, drops what does nothing. A pure function of the nodes and the values of the batch norms.
+ * Rewrites the nodes of a model for inference: folds each batch norm that can be folded, fuses activations and max
+ * poolings into the kernels before them, drops what does nothing. A pure function of the nodes and the values of the batch norms.
  */
 export function planFolds(all: readonly Node[], find: FindValues): FoldPlan {
   const rest = withoutIdentities(all);
   const { nodes: unfolded, folds, reasons } = foldNorms(rest, find);
-  const { nodes, fused } = fuseActivations(unfolded);
+  const activated = fuseActivations(unfolded);
+  const { nodes, fused } = fusePoolings(cropUnread(activated.nodes));
   const fates = new Map<Layer, Fate>();
   for (const [layer, reason] of reasons) fates.set(layer, { became: "scaleShift", into: null, reason });
-  for (const [layer, into] of fused)
+  for (const [layer, into] of [...activated.fused, ...fused])
     fates.set(layer, { became: "folded", into: into.name, reason: `after ${into.name}` });
   for (const norm of new Set(folds.map((fold) => fold.norm))) fates.set(norm, foldedFate(norm, folds));
   for (const { operation, layer } of nodes) {
@@ -65,7 +67,7 @@ export function planFolds(all: readonly Node[], find: FindValues): FoldPlan {
   const entries = [...new Set(all.map(({ layer }) => layer))].map(
     (layer): FoldEntry => ({ layer: layer.name, ...(fates.get(layer) ?? (runs.has(layer) ? kept : removed)) }),
   );
-  return { nodes: cropUnread(nodes), folds, entries };
+  return { nodes, folds, entries };
 }
 
 /** Where a batch norm went, through others that it was folded into first. */

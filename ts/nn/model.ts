@@ -16,6 +16,7 @@ import { encodeModel } from "./encode-model.js";
 import { type History, Means, runEpochs } from "./fit.js";
 import { FitHealth } from "./fit-health.js";
 import { checkFit, DEFAULT_BATCH, type FitOptions } from "./fit-options.js";
+import { fusePoolings } from "./fuse-poolings.js";
 import { chain, cropUnread, type Node } from "./graph.js";
 import { Inference } from "./inference.js";
 import type { Layer } from "./layer.js";
@@ -117,13 +118,13 @@ export class Model {
     layers.forEach((layer, i) => {
       layer.seedFrom(new Random(seed, LAYER_STREAMS + i).bits());
     });
-    const [nodes, parameters, workspace] = [this.#nodes, this.#parameters, new Workspace(runtime)];
+    const [parameters, workspace] = [this.#parameters, new Workspace(runtime)];
     this.#workspace = workspace;
     this.#calls = new Calls(() => workspace.busy);
     this.#inference = new Inference({
       runtime,
       workspace,
-      nodes,
+      nodes: fusePoolings(this.#nodes).nodes,
       inputShape,
       outputShape: this.outputShape,
       parameters,

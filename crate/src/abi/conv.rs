@@ -4,6 +4,7 @@ use super::{optional, optional_mut, part, part_mut, slice, slice_mut, span};
 use crate::conv::forward::forward;
 use crate::conv::input_gradient::input_gradient;
 use crate::conv::kernel_gradient::kernel_gradient;
+use crate::conv::pooled::forward_pooled;
 use crate::conv::{Geometry, pack, winners};
 use crate::epilogue::Fused;
 use crate::reduce;
@@ -48,7 +49,8 @@ pub fn conv2d_pack_flipped(
     pack::pack_flipped(packed, kernel, taps, inputs, outputs, begin as usize);
 }
 
-/// y = f(x ∗ kernel + bias); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is an image.
+/// y = f(x ∗ kernel + bias), or with `pool` = 2 the largest of each 2×2 of these (1: as they are; f is a clamp then, and there
+/// are at most 128 taps · channels); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is an image.
 #[wasm_bindgen]
 pub fn conv2d_forward(
     y: u32,
@@ -68,6 +70,7 @@ pub fn conv2d_forward(
     pad_left: u32,
     out_h: u32,
     out_w: u32,
+    pool: u32,
     activation: u32,
     p0: f32,
     p1: f32,
@@ -89,12 +92,14 @@ pub fn conv2d_forward(
         out_w,
     ]);
     let packed_len = pack::packed_len(g.kernel_h * g.kernel_w, g.in_channels, g.out_channels);
+    let output_len = if pool == 1 { g.output_len() } else { g.pooled_len() };
     // SAFETY: the promise of crate::abi.
     let (y, x, packed, bias) = unsafe {
-        let (y, x) = (part_mut(y, &images(begin, end, g.output_len())), part(x, &images(begin, end, g.input_len())));
+        let (y, x) = (part_mut(y, &images(begin, end, output_len)), part(x, &images(begin, end, g.input_len())));
         (y, x, slice(packed, packed_len), optional(bias, bias_classes as usize * g.out_channels))
     };
-    forward(y, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+    let convolve = if pool == 1 { forward } else { forward_pooled };
+    convolve(y, x, packed, bias, g, Fused { kind: activation, p0, p1 });
 }
 
 /// dx from dy (of the pre-activation); a chunk is an image.

@@ -27,7 +27,8 @@ pub fn winograd_pack_transposed(packed: u32, kernel: u32, in_channels: u32, out_
     pack::pack_transposed(packed, kernel, inputs, outputs, begin as usize);
 }
 
-/// y = f(x ∗ kernel + bias); `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is `images_per_chunk` of `images` images.
+/// y = f(x ∗ kernel + bias), or with `pool` = 2 the largest of each 2×2 of these (1: as they are; f is a clamp then);
+/// `bias_classes` is 1, or the number of biases in the map that the bias is; a chunk is `images_per_chunk` of `images` images.
 #[wasm_bindgen]
 pub fn winograd_convolve(
     y: u32,
@@ -44,6 +45,7 @@ pub fn winograd_convolve(
     pad_left: u32,
     out_h: u32,
     out_w: u32,
+    pool: u32,
     activation: u32,
     p0: f32,
     p1: f32,
@@ -55,17 +57,19 @@ pub fn winograd_convolve(
     let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
     let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels);
     let scratch_len = convolve::scratch_len(g.in_channels);
+    let (output_len, convolve): (usize, fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], Geometry, Fused)) =
+        if pool == 1 { (g.output_len(), convolve::convolve) } else { (g.pooled_len(), convolve::convolve_pooled) };
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
         let of = |len: usize| range.start * len..range.end * len;
         let scratch_range = chunk as usize * scratch_len..(chunk as usize + 1) * scratch_len;
         // SAFETY: the promise of crate::abi.
         let (y, scratch, x, packed, bias) = unsafe {
-            let (y, scratch) = (part_mut(y, &of(g.output_len())), part_mut(scratch, &scratch_range));
+            let (y, scratch) = (part_mut(y, &of(output_len)), part_mut(scratch, &scratch_range));
             let bias = optional(bias, bias_classes as usize * g.out_channels);
             (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), bias)
         };
-        convolve::convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+        convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
     }
 }
 

@@ -5,6 +5,9 @@ use super::forward::forward;
 use super::input_gradient::input_gradient;
 use super::kernel_gradient::{BLOCK, kernel_gradient};
 use super::pack::{pack, pack_flipped, packed_len};
+use super::pooled::forward_pooled;
+use super::tile::GATHERED;
+use super::window::cases::{biases, pool, pooled};
 use crate::epilogue::Fused;
 use crate::oracle;
 use crate::reduce::sum_partials;
@@ -15,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case { name: "conv/valid", run: |check| all(check, VALID) },
     Case { name: "conv/padded", run: |check| all(check, PADDED) },
     Case { name: "conv/strided", run: |check| all(check, STRIDED) },
+    Case { name: "conv/pooled", run: with_pooling },
 ];
 
 /// images, [in_h, in_w], in_channels, [kernel_h, kernel_w], out_channels, stride, [pad_top, pad_left], [out_h, out_w].
@@ -52,6 +56,13 @@ const STRIDED: &[Sizes] = &[
     // Some pixels of x are read by no tap.
     (3, [7, 8], 2, [1, 1], 5, [3, 3], [0, 0], [3, 3]),
     (1, [11, 5], 1, [2, 3], 3, [3, 1], [1, 1], [4, 5]),
+];
+
+/// For pooling: one channel, and windows that are all whole; the last with a row and column that are not wanted.
+const SINGLE: &[Sizes] = &[
+    (2, [6, 8], 1, [3, 3], 9, [1, 1], [0, 0], [4, 6]),
+    (1, [28, 28], 1, [3, 3], 32, [1, 1], [0, 0], [26, 26]),
+    (1, [5, 4], 1, [3, 3], 3, [1, 1], [0, 0], [2, 2]),
 ];
 
 /// The number of images and sizes of every case.
@@ -146,17 +157,80 @@ fn one(check: &mut Check, random: &mut Random, images: usize, g: Geometry) {
     check.f32s("dbias", &dbias, &want_dbias, |i| factor * sum_dbias[i]);
 }
 
+const RELU: Fused = Fused { kind: 1, p0: 0.0, p1: 0.0 };
+
+/// The sizes that a pooling may follow in the same kernel.
+fn few_terms() -> impl Iterator<Item = (usize, Geometry)> {
+    let single = SINGLE.iter().map(|&sizes| geometry(sizes));
+    geometries().filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= GATHERED).chain(single)
+}
+
+fn with_pooling(check: &mut Check) {
+    let mut random = Random(13);
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    for (images, g) in few_terms() {
+        let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
+        let [packed, _] = packed(&kernel, g);
+        let [wide_x, wide_kernel] = [&x, &kernel].map(|v| widen(v));
+        let magnitudes = |v: &[f64]| v.iter().map(|v| v.abs()).collect::<Vec<f64>>();
+        let conv = oracle::conv(&wide_x, &wide_kernel, &vec![0.0; g.out_channels], g);
+        let sums = oracle::conv(&magnitudes(&wide_x), &magnitudes(&wide_kernel), &vec![0.0; g.out_channels], g);
+        // Of the largest of four the error is at most the largest of theirs.
+        let sums = oracle::max_pool(&sums, pool(g));
+        for bias in biases(&mut random, g) {
+            let (want, bias_sums) = pooled(&conv, &bias, g);
+            let mut y = vec![f32::NAN; images * g.pooled_len()];
+            forward_pooled(&mut y, &x, &packed, &bias, g, RELU);
+            let terms = g.kernel_h * g.kernel_w * g.in_channels;
+            check.f32s("y", &y, &want, |i| (terms + 2) as f64 * unit * (sums[i] + bias_sums[i]));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sizes() -> impl Iterator<Item = (usize, Geometry)> {
-        [VALID, PADDED, STRIDED].into_iter().flatten().map(|&sizes| geometry(sizes))
+    #[test]
+    fn pooling_in_the_kernel_has_the_bits_of_pooling_after_it() {
+        for (images, g) in few_terms() {
+            let mut random = Random(14);
+            let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
+            let [packed, _] = packed(&kernel, g);
+            for (bias, f) in biases(&mut random, g).iter().flat_map(|bias| [(bias, Fused::LINEAR), (bias, RELU)]) {
+                let mut outputs = vec![0.0; images * g.output_len()];
+                forward(&mut outputs, &x, &packed, bias, g, f);
+                let (mut want, mut y) = (vec![0.0; images * g.pooled_len()], vec![0.0; images * g.pooled_len()]);
+                crate::pool::forward(&mut want, &outputs, pool(g));
+                forward_pooled(&mut y, &x, &packed, bias, g, f);
+                assert_eq!(y, want, "{g:?}");
+            }
+        }
+    }
+
+    /// A NaN in x reaches the windows whose outputs read it, and no other.
+    #[test]
+    fn a_nan_in_any_output_of_a_window_is_its_largest_value() {
+        let (_, g) = geometry(VALID[1]);
+        let mut random = Random(15);
+        let [packed, _] = packed(&random.vector(g.kernel_len()), g);
+        let mut x = random.vector(g.input_len());
+        for at in 0..x.len() {
+            let kept = core::mem::replace(&mut x[at], f32::NAN);
+            let mut outputs = vec![0.0; g.output_len()];
+            forward(&mut outputs, &x, &packed, &[], g, RELU);
+            let (mut want, mut y) = (vec![0.0; g.pooled_len()], vec![0.0; g.pooled_len()]);
+            crate::pool::forward(&mut want, &outputs, pool(g));
+            forward_pooled(&mut y, &x, &packed, &[], g, RELU);
+            assert!(y.iter().any(|v| v.is_nan()));
+            assert!(y.iter().zip(&want).all(|(y, want)| y == want || y.is_nan() && want.is_nan()));
+            x[at] = kept;
+        }
     }
 
     #[test]
     fn pieces_of_a_batch_have_the_bits_of_the_whole() {
-        for (_, g) in sizes() {
+        for (_, g) in geometries() {
             let mut random = Random(2);
             let images = 3;
             let (x, dy) = (random.vector(images * g.input_len()), random.vector(images * g.output_len()));

@@ -16,10 +16,10 @@ use crate::simd::{F32x4, LANES};
 pub const WIDTH: usize = 8;
 
 /// Pixels in a tile.
-const PIXELS: usize = 4;
+pub const PIXELS: usize = 4;
 
 /// Most taps · channels of a pixel that are gathered first: see [`gathered`].
-const GATHERED: usize = 128;
+pub const GATHERED: usize = 128;
 
 /// Runs of this many values are read in place.
 const LONG_RUN: usize = 16;
@@ -174,16 +174,22 @@ impl Finish {
             None | Some([]) => [F32x4::zero(); 2],
             Some(bias) => match bias.first_chunk() {
                 Some(bias) => halves(bias),
-                None => halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0))),
+                None => narrow(bias),
             },
         };
         Self { bias, clamp, width }
     }
 
+    /// A pixel's sums with their bias.
+    #[inline(always)]
+    pub fn with_bias(self, sums: [F32x4; 2]) -> [F32x4; 2] {
+        [0, 1].map(|i| sums[i] + self.bias[i])
+    }
+
     /// Writes a pixel's channels.
     #[inline(always)]
     pub fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
-        let [low, high] = [0, 1].map(|i| self.clamp.apply(sums[i] + self.bias[i]));
+        let [low, high] = self.with_bias(sums).map(|v| self.clamp.apply(v));
         if self.width == WIDTH {
             let y = &mut y[..WIDTH];
             low.store(y);
@@ -200,6 +206,12 @@ impl Finish {
 fn store_narrow(y: &mut [f32], [low, high]: [F32x4; 2], width: usize) {
     low.store_partial(y, width.min(LANES));
     high.store_partial(&mut y[width.min(LANES)..], width.saturating_sub(LANES));
+}
+
+/// The last panel's bias.
+#[inline(never)]
+fn narrow(bias: &[f32]) -> [F32x4; 2] {
+    halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0)))
 }
 
 #[inline(always)]
@@ -230,6 +242,18 @@ fn tile<const P: usize>(y: &mut [f32], x: &[f32], panel: &[f32], pixels: &mut Pi
     }
     for p in 0..P {
         finish.store(&mut y[at[p][0]..], sums[p]);
+    }
+}
+
+/// sums\[p\] += Σ values\[term\]\[p\]·w\[term\], a term after the other.
+#[inline(always)]
+pub fn add_terms(sums: &mut [[F32x4; 2]; PIXELS], values: &[[f32; PIXELS]], w: &[[f32; WIDTH]]) {
+    for (values, w) in values.iter().zip(w) {
+        let w = halves(w);
+        for p in 0..PIXELS {
+            let x = F32x4::splat(values[p]);
+            sums[p] = [x.mul_add(w[0], sums[p][0]), x.mul_add(w[1], sums[p][1])];
+        }
     }
 }
 
@@ -287,13 +311,7 @@ fn gathered(
             for row in 0..weights.rows {
                 for column in 0..weights.columns {
                     let at = weights.panel + row * weights.panel_row + column * weights.panel_column;
-                    for (values, w) in values[term..][..weights.run].iter().zip(&panel[at..][..weights.run]) {
-                        let w = halves(w);
-                        for p in 0..PIXELS {
-                            let x = F32x4::splat(values[p]);
-                            sums[p] = [x.mul_add(w[0], sums[p][0]), x.mul_add(w[1], sums[p][1])];
-                        }
-                    }
+                    add_terms(&mut sums, &values[term..][..weights.run], &panel[at..][..weights.run]);
                     term += weights.run;
                 }
             }

@@ -13,7 +13,7 @@ use super::kernel_gradient::add_image;
 use super::pack::packed_len;
 use super::tile::WIDTH;
 use crate::epilogue::Fused;
-use crate::pool::{for_vectors, larger, load, store};
+use crate::pool::{for_vectors, load, store};
 use crate::simd::{F32x4, LANES};
 
 /// Most taps · channels: a window's values are gathered once for all output channels.
@@ -113,7 +113,7 @@ fn finish_panel(
         for (position, sums) in sums.iter().enumerate().skip(1) {
             let value = sums[half] + bias;
             winner = best.less(value).select(F32x4::splat(position as f32), winner);
-            best = larger(best, value);
+            best = best.larger(value);
         }
         store(clamp.apply(best), &mut pooled[at..], lanes);
         store(clamp.between(best).select(winner, F32x4::splat(NOBODY)), &mut winners[at..], lanes);

@@ -146,6 +146,12 @@ export class Conv2d extends Layer {
     return this.#emitForward(inferenceWay(convolution), convolution, emission, only(inputs));
   }
 
+  /** Inference with a 2×2 max pooling in the kernel: `convolved` is what the convolution alone makes of a sample. */
+  emitPooled(emission: Emission, inputs: readonly Region[], convolved: Shape): Region {
+    const convolution = { ...this.#convolution({ ...emission, outputShape: convolved }), pooled: true };
+    return this.#emitForward(inferenceWay(convolution), convolution, emission, only(inputs));
+  }
+
   protected override ownConfig(): Record<string, unknown> {
     return {
       filters: this.filters,

@@ -1,17 +1,19 @@
 //! The cases of Winograd's kernels: the bounds are those of the modules' texts.
 
-use super::convolve::{self, convolve};
+use super::convolve::{self, convolve, convolve_pooled};
 use super::input_gradient::input_gradient;
 use super::kernel_gradient::{self, BLOCK, kernel_gradient};
 use super::pack::{pack, pack_transposed, panel_len};
 use crate::conv::Geometry;
+use crate::conv::window::cases::{biases, pool, pooled};
 use crate::epilogue::Fused;
 use crate::oracle;
 use crate::reduce::sum_partials;
 use crate::selftest::{Case, Check, Random, widen};
 
 /// Every case of this family.
-pub const CASES: &[Case] = &[Case { name: "conv/winograd", run: all }];
+pub const CASES: &[Case] =
+    &[Case { name: "conv/winograd", run: all }, Case { name: "conv/winograd pooled", run: with_pooling }];
 
 /// images, [in_h, in_w], in_channels, out_channels, [pad_top, pad_left], [out_h, out_w].
 type Sizes = (usize, [usize; 2], usize, usize, [usize; 2], [usize; 2]);
@@ -86,6 +88,12 @@ fn run_back(dy: &[f32], packed: &[f32], g: Geometry) -> Vec<f32> {
     let mut dx = vec![f32::NAN; dy.len() / g.output_len() * g.input_len()];
     input_gradient(&mut dx, &mut vec![f32::NAN; convolve::scratch_len(g.out_channels)], dy, packed, g);
     dx
+}
+
+fn run_pooled(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
+    let mut y = vec![f32::NAN; x.len() / g.input_len() * g.pooled_len()];
+    convolve_pooled(&mut y, &mut vec![f32::NAN; convolve::scratch_len(g.in_channels)], x, packed, bias, g, f);
+    y
 }
 
 /// (dkernel, dbias) of some images.
@@ -203,9 +211,46 @@ fn all(check: &mut Check) {
     }
 }
 
+const RELU: Fused = Fused { kind: 1, p0: 0.0, p1: 0.0 };
+
+fn with_pooling(check: &mut Check) {
+    let mut random = Random(32);
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    for &sizes in SIZES {
+        let (images, g) = geometry(sizes);
+        let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
+        let [packed, _] = packed(&kernel, g);
+        let [wide_x, wide_kernel] = [&x, &kernel].map(|v| widen(v));
+        let conv = oracle::conv(&wide_x, &wide_kernel, &vec![0.0; g.out_channels], g);
+        let bound =
+            bounds(&wide_x, &wide_kernel, g, [0, 0], 8, |tap, c, o| (tap * g.in_channels + c) * g.out_channels + o);
+        // Of the largest of four the error is at most the largest of theirs.
+        let bound = oracle::max_pool(&bound, pool(g));
+        for bias in biases(&mut random, g) {
+            let (want, bias_sums) = pooled(&conv, &bias, g);
+            check.f32s("y", &run_pooled(&x, &packed, &bias, g, RELU), &want, |i| bound[i] + 2.0 * unit * bias_sums[i]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pooling_in_the_kernel_has_the_bits_of_pooling_after_it() {
+        for &sizes in SIZES {
+            let (images, g) = geometry(sizes);
+            let mut random = Random(33);
+            let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
+            let [packed, _] = packed(&kernel, g);
+            for (bias, f) in biases(&mut random, g).iter().flat_map(|bias| [(bias, Fused::LINEAR), (bias, RELU)]) {
+                let mut want = vec![0.0; images * g.pooled_len()];
+                crate::pool::forward(&mut want, &run(&x, &packed, bias, g, f), pool(g));
+                assert_eq!(run_pooled(&x, &packed, bias, g, f), want, "{g:?}");
+            }
+        }
+    }
 
     #[test]
     fn pieces_of_a_batch_have_the_bits_of_the_whole() {
@@ -222,6 +267,10 @@ mod tests {
             let (dy, [_, transposed]) = (random.vector(3 * g.output_len()), self::packed(&kernel, g));
             let whole = run_back(&dy, &transposed, g);
             let pieces: Vec<f32> = dy.chunks(g.output_len()).flat_map(|dy| run_back(dy, &transposed, g)).collect();
+            assert_eq!(whole, pieces);
+            let whole = run_pooled(&x, &packed, &bias, g, RELU);
+            let pieces: Vec<f32> =
+                x.chunks(g.input_len()).flat_map(|x| run_pooled(x, &packed, &bias, g, RELU)).collect();
             assert_eq!(whole, pieces);
             let mut panels = vec![0.0; packed.len()];
             for (i, panel) in panels.chunks_mut(panel_len(g.in_channels)).enumerate() {

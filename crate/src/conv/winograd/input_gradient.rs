@@ -12,7 +12,7 @@
 //! largest |dy| of those tiles, for each of n output channels: 7 and 1 are the sums along a column of A, G and B. After n
 //! products stand 10 more roundings: |error| ≤ (n + 10)·2⁻²⁴·64·Σ over channels of max|w|·max|dy|.
 
-use super::convolve::{BLOCK, GROUP, Vectors, multiply, scratch_len, store_points};
+use super::convolve::{BLOCK, GROUP, Products, Vectors, multiply, scratch_len, store_points, transpose};
 use super::pack::panel_len;
 use super::transform::Points;
 use super::{Grid, POINTS, load, transform};
@@ -38,13 +38,15 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     let mut products = [[[0.0; WIDTH]; BLOCK]; POINTS];
     for first in (0..tiles).step_by(BLOCK) {
         let block = first..tiles.min(first + BLOCK);
-        for group in 0..block.len().div_ceil(GROUP) {
-            let pixel = |at: Option<usize>| {
-                at.and_then(|at| dy.get(at..at + g.out_channels)).unwrap_or(&outside[..g.out_channels])
+        for t in 0..block.len().next_multiple_of(GROUP) {
+            let place = grid.place(first + t);
+            let pixel = |p| {
+                let dy = grid.output(place, p, false).and_then(|[at, _]| dy.get(at..at + g.out_channels));
+                dy.unwrap_or(&outside[..g.out_channels])
             };
-            let pixels = core::array::from_fn(|t| grid.outputs(first + group * GROUP + t).map(|row| row.map(pixel)));
-            transform_gradients(gradients, group, pixels, g.out_channels);
+            transform_gradients(gradients, t, [[pixel(0), pixel(1)], [pixel(2), pixel(3)]], g.out_channels);
         }
+        transpose(gradients, block.len(), depth);
         for (panel, kernel) in packed.chunks_exact(panel_len(g.out_channels)).enumerate() {
             multiply(&mut products, gradients, kernel, block.len(), depth);
             let channels = WIDTH.min(g.in_channels - panel * WIDTH);
@@ -56,33 +58,19 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     }
 }
 
-/// The transformed gradients of a group of tiles, \[point\]\[group\]\[channels / 4\].
+/// The transformed gradients of tile t of a block.
 #[inline(never)]
-fn transform_gradients(to: &mut [Vectors], group: usize, pixels: [[[&[f32]; 2]; 2]; GROUP], channels: usize) {
+fn transform_gradients(to: &mut [Vectors], t: usize, pixels: [[&[f32]; 2]; 2], channels: usize) {
     let vectors = channels.div_ceil(LANES);
     for v in 0..vectors {
-        let mut points = [[F32x4::zero(); GROUP]; POINTS];
-        for (t, pixels) in pixels.iter().enumerate() {
-            let dy = pixels.map(|row| row.map(|pixel| load(pixel, v * LANES)));
-            for (i, row) in transform::output_gradients(dy).into_iter().enumerate() {
-                for (j, value) in row.into_iter().enumerate() {
-                    points[4 * i + j][t] = value;
-                }
-            }
-        }
-        store_points(to, group, v, vectors, points);
+        let dy = pixels.map(|row| row.map(|pixel| load(pixel, v * LANES)));
+        store_points(to, t, [v, vectors], transform::output_gradients(dy));
     }
 }
 
 /// Adds what the pixels of tile t of a block take, for up to eight channels.
 #[inline(never)]
-fn add_patch(
-    dx: &mut [f32],
-    pixels: Points<Option<usize>>,
-    products: &[[[f32; WIDTH]; BLOCK]; POINTS],
-    t: usize,
-    channels: usize,
-) {
+fn add_patch(dx: &mut [f32], pixels: Points<Option<usize>>, products: &Products, t: usize, channels: usize) {
     for at in [0, LANES] {
         let lanes = LANES.min(channels.saturating_sub(at));
         let point = |i: usize| F32x4::load(&products[i][t][at..]);

@@ -61,8 +61,9 @@ pub fn kernel_gradient(
         let block = first..tiles.min(first + BLOCK);
         for (t, tile) in block.clone().enumerate() {
             transform_patch(patches, t, grid.patch(x, outside, tile), g.in_channels);
-            let pixel = |at: Option<usize>| &at.map_or(&*outside, |at| &dy[at..])[..g.out_channels];
-            let pixels = grid.outputs(tile).map(|row| row.map(pixel));
+            let place = grid.place(tile);
+            let pixel = |p| &grid.output(place, p, false).map_or(&*outside, |[at, _]| &dy[at..])[..g.out_channels];
+            let pixels = [[pixel(0), pixel(1)], [pixel(2), pixel(3)]];
             transform_gradients(gradients, t, pixels, g.out_channels);
         }
         add_products(sums, patches, gradients, block.len());

@@ -56,16 +56,17 @@ impl Grid {
         self.rows * self.columns
     }
 
-    /// The image of a tile, and the row and column of its first output.
+    /// The image, row and column of a tile.
     fn place(self, tile: usize) -> [usize; 3] {
         let (image, tile) = (tile / self.len(), tile % self.len());
-        [image, 2 * (tile / self.columns), 2 * (tile % self.columns)]
+        [image, tile / self.columns, tile % self.columns]
     }
 
     /// The pixels of x that a tile reads; `outside` for those in the padding or past the last image.
     fn patch<'a>(self, x: &'a [f32], outside: &'a [f32], tile: usize) -> Points<&'a [f32]> {
         let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
         let [image, row, column] = self.place(tile);
+        let [row, column] = [2 * row, 2 * column];
         let x = x.get(image * self.g.input_len()..).unwrap_or(&[]);
         core::array::from_fn(|i| {
             // Before the first row or column these wrap around, past every size.
@@ -83,32 +84,21 @@ impl Grid {
         let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
         let [image, row, column] = self.place(tile);
         core::array::from_fn(|i| {
-            let row = (row + i).wrapping_sub(pad_top);
+            let row = (2 * row + i).wrapping_sub(pad_top);
             core::array::from_fn(|j| {
-                let column = (column + j).wrapping_sub(pad_left);
+                let column = (2 * column + j).wrapping_sub(pad_left);
                 (row < in_h && column < in_w).then(|| ((image * in_h + row) * in_w + column) * in_channels)
             })
         })
     }
 
-    /// The classes of a tile's outputs, by which a map of biases is indexed; past the last row or column any.
-    fn classes(self, tile: usize) -> [[usize; 2]; 2] {
-        let [_, row, column] = self.place(tile);
-        [row, row + 1].map(|row| {
-            [column, column + 1]
-                .map(|column| self.g.bias_class(row.min(self.g.out_h - 1), column.min(self.g.out_w - 1)))
-        })
-    }
-
-    /// The pixels of y of a tile: where each begins, or nothing past the last row or column.
-    fn outputs(self, tile: usize) -> [[Option<usize>; 2]; 2] {
+    /// Output p of the tile at a place, row by row: where its channels begin in y, and the class of its bias where there is a
+    /// map of them; nothing past the last row or column.
+    fn output(self, [image, row, column]: [usize; 3], p: usize, mapped: bool) -> Option<[usize; 2]> {
         let Geometry { out_h, out_w, out_channels, .. } = self.g;
-        let [image, row, column] = self.place(tile);
-        [row, row + 1].map(|row| {
-            [column, column + 1].map(|column| {
-                (row < out_h && column < out_w).then(|| ((image * out_h + row) * out_w + column) * out_channels)
-            })
-        })
+        let [row, column] = [2 * row + p / 2, 2 * column + p % 2];
+        let class = || if mapped { self.g.bias_class(row, column) } else { 0 };
+        (row < out_h && column < out_w).then(|| [((image * out_h + row) * out_w + column) * out_channels, class()])
     }
 }
 

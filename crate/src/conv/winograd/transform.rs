@@ -20,16 +20,28 @@ fn sub<T: Copy + Sub<Output = T>, const N: usize>(a: [T; N], b: [T; N]) -> [T; N
     core::array::from_fn(|i| a[i] - b[i])
 }
 
+/// Bᵀ·d for a column d.
+#[inline(always)]
+fn patch_line([a, b, c, d]: [F32x4; 4]) -> [F32x4; 4] {
+    [a - c, b + c, c - b, d - b]
+}
+
 /// Bᵀ·d·B.
 #[inline(always)]
 pub fn patch([a, b, c, d]: Points<F32x4>) -> Points<F32x4> {
-    [sub(a, c), add(b, c), sub(c, b), sub(d, b)].map(|[a, b, c, d]| [a - c, b + c, c - b, d - b])
+    [patch_line(sub(a, c)), patch_line(add(b, c)), patch_line(sub(c, b)), patch_line(sub(d, b))]
+}
+
+/// Aᵀ·m for a column m.
+#[inline(always)]
+fn output_line([a, b, c, d]: [F32x4; 4]) -> [F32x4; 2] {
+    [a + b + c, b - c + d]
 }
 
 /// Aᵀ·m·A.
 #[inline(always)]
 pub fn outputs([a, b, c, d]: Points<F32x4>) -> [[F32x4; 2]; 2] {
-    [add(add(a, b), c), add(sub(b, c), d)].map(|[a, b, c, d]| [a + b + c, b - c + d])
+    [output_line(add(add(a, b), c)), output_line(add(sub(b, c), d))]
 }
 
 /// B·m·Bᵀ: what each pixel of a patch takes of a tile's gradient.

@@ -1,0 +1,95 @@
+//! y = the largest of each 2×2 outputs of f(x ∗ kernel + bias), for kernels of few terms: see [`super::window`].
+//!
+//! A window's four outputs, times eight channels, are the register tile of [`super::tile`]. Their terms are gathered once for
+//! all panels, zeros where a tap is outside x: 0·w changes no sum, for a finite w, so y has the bits of pooling after
+//! [`super::forward`].
+//!
+//! Traffic: x is read once, y written once: a quarter of the outputs, where two passes write and read all of them.
+
+use super::Geometry;
+use super::pack::packed_len;
+use super::single;
+use super::tile::{Finish, GATHERED, PIXELS, WIDTH, add_terms};
+use super::window::{OUTPUTS, Window, largest};
+use crate::epilogue::Fused;
+use crate::simd::F32x4;
+
+/// For the images that x and y hold; `packed` and `bias` as in [`super::forward::forward`].
+pub fn forward_pooled(y: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
+    let (output_len, taps) = (g.pooled_len(), g.kernel_h * g.kernel_w);
+    let terms = taps * g.in_channels;
+    assert!(x.len() * output_len == y.len() * g.input_len() && y.len().is_multiple_of(output_len));
+    assert_eq!(packed.len(), packed_len(taps, g.in_channels, g.out_channels));
+    assert!(g.takes_bias(bias) && terms <= GATHERED && f.is_clamp());
+    let (panels, _) = packed.as_chunks::<WIDTH>();
+    let mut values = [[0.0; PIXELS]; GATHERED];
+    let values = &mut values[..terms];
+    let [_, columns] = g.windows();
+    let mapped = bias.len() > g.out_channels;
+    for (y, x) in y.chunks_exact_mut(output_len).zip(x.chunks_exact(g.input_len())) {
+        if !mapped && single::fits(g) {
+            single::pool_image(y, x, panels, bias, g, f.clamp());
+            continue;
+        }
+        for (i, y) in y.chunks_exact_mut(g.out_channels).enumerate() {
+            let window = Window::new([i / columns, i % columns], mapped, g);
+            gather(values, x, window, g);
+            for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
+                let (y, sums) = (&mut y[o..], sums(values, panel));
+                if window.plain {
+                    let finish = Finish::new(window.bias(bias, g.out_channels), f.clamp(), o, g.out_channels);
+                    finish.store(y, sums.map(largest));
+                } else {
+                    window.store(y, sums, bias, [o, g.out_channels], f.clamp());
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a window's outputs, four channels and four more. A call: of the caller's values too many would be in registers.
+#[inline(never)]
+fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
+    let mut sums = [[F32x4::zero(); 2]; PIXELS];
+    add_terms(&mut sums, values, panel);
+    let [a, b, c, d] = sums;
+    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
+}
+
+/// The terms of a window's outputs, \[term\]\[output\].
+#[inline(always)]
+fn gather(values: &mut [[f32; PIXELS]], x: &[f32], window: Window, g: Geometry) {
+    let Geometry { in_h, in_w, in_channels, .. } = g;
+    // Where the taps of each output begin; above the first row or left of the first column this wraps around.
+    let from = window.outputs.map(|[row, column]| {
+        [(row * g.stride_h).wrapping_sub(g.pad_top), (column * g.stride_w).wrapping_sub(g.pad_left)]
+    });
+    let inside = |[row, column]: [usize; 2]| row < in_h && column < in_w;
+    let end = |[row, column]: [usize; 2]| [row.wrapping_add(g.kernel_h - 1), column.wrapping_add(g.kernel_w - 1)];
+    if !inside(from[0]) || !inside(end(from[3])) {
+        return gather_clipped(values, x, from, g);
+    }
+    let run = g.kernel_w * in_channels;
+    let at = from.map(|[row, column]| (row * in_w + column) * in_channels);
+    for (kh, values) in values.chunks_exact_mut(run).enumerate() {
+        let x = at.map(|at| &x[at + kh * in_w * in_channels..][..run]);
+        for (k, value) in values.iter_mut().enumerate() {
+            F32x4::from_array([x[0][k], x[1][k], x[2][k], x[3][k]]).store(value);
+        }
+    }
+}
+
+/// The same at a border of x: zeros for the taps outside.
+#[inline(never)]
+fn gather_clipped(values: &mut [[f32; PIXELS]], x: &[f32], from: [[usize; 2]; PIXELS], g: Geometry) {
+    let taps = (0..g.kernel_h).flat_map(|kh| (0..g.kernel_w).map(move |kw| [kh, kw]));
+    for (values, [kh, kw]) in values.chunks_exact_mut(g.in_channels).zip(taps) {
+        for (p, [row, column]) in from.into_iter().enumerate() {
+            let [row, column] = [row.wrapping_add(kh), column.wrapping_add(kw)];
+            let pixel = (row < g.in_h && column < g.in_w).then(|| (row * g.in_w + column) * g.in_channels);
+            for (c, value) in values.iter_mut().enumerate() {
+                value[p] = pixel.map_or(0.0, |pixel| x[pixel + c]);
+            }
+        }
+    }
+}
