@@ -69,10 +69,13 @@ export async function turnsDuringFit({
 /** What calls on a model say that are made while it computes, and whether what it computes is right all the same. */
 export async function callsWhileTraining(options: LoadOptions): Promise<{ errors: string[]; same: boolean }> {
   const ek = await load(options);
-  const [x, y] = [noise(BATCH * IMAGE, 1), noiseLabels(BATCH, 10, 1)];
+  // A step that is over within a page's turn would let every call through.
+  const batch = 16 * BATCH;
+  const [x, y] = [noise(batch * IMAGE, 1), noiseLabels(batch, 10, 1)];
   const [model, twin] = [compiled(await referenceModel(ek)), compiled(await referenceModel(ek))];
-  const predictor = model.predictor({ batchSize: BATCH });
-  const before = predictor.run(x).data.slice();
+  const images = x.subarray(0, BATCH * IMAGE);
+  const [predictor, refreshed] = [model.predictor({ batchSize: BATCH }), model.predictor({ batchSize: BATCH })];
+  const before = predictor.run(images).data.slice();
   const errors: string[] = [];
   const attempt = async (call: () => unknown) => {
     try {
@@ -85,16 +88,21 @@ export async function callsWhileTraining(options: LoadOptions): Promise<{ errors
     const training = model.trainOnBatch(x, y);
     await new Promise((resolve) => setTimeout(resolve));
     // Some of these are met by a step that is over already, if the machine was held up.
-    const calls = [() => model.getWeights(), () => model.toBytes(), () => predictor.refresh(), () => model.predict(x)];
+    const calls = [
+      () => model.getWeights(),
+      () => model.toBytes(),
+      () => refreshed.refresh(),
+      () => model.predict(images),
+    ];
     await Promise.all(calls.map(attempt));
     // On memory of its own, and of this thread.
-    predictor.run(x);
+    predictor.run(images);
     await training;
     await twin.trainOnBatch(x, y);
   }
   const same =
     JSON.stringify(weightBits(model)) === JSON.stringify(weightBits(twin)) &&
-    predictor.run(x).data.every((value, i) => value === before[i]);
+    predictor.run(images).data.every((value, i) => value === before[i]);
   ek.dispose();
   return { errors, same };
 }
