@@ -122,7 +122,7 @@ test("a page without the worker file trains on its own thread, and says why", { 
   await page.goto(site.url);
   const { info, weights } = await page.evaluate(async () => {
     const { module } = globalThis as unknown as { module: Promise<Module> };
-    return (await module).reportedRun({ steps: 10, threads: 2 });
+    return (await module).reportedRun({ steps: 10, threads: 2, untilAlone: true });
   });
   expect(info.threads).toBe(1);
   expect(info.reason).toMatch(

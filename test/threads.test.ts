@@ -268,7 +268,7 @@ describe("a worker that ends", () => {
 describe("without workers", () => {
   test("a worker file that is not there leaves one thread, says so, and changes no bit", async () => {
     const worker = pathToFileURL(join(folder, "missing.mjs"));
-    const { info, ...run } = await reportedRun({ steps: 3, threads: 2, worker });
+    const { info, ...run } = await reportedRun({ steps: 3, threads: 2, worker, untilAlone: true });
     expect(info.threads).toBe(1);
     expect(info.reason).toMatch(/the workers cannot start \(.*missing\.mjs.*\); serve evenkeel-worker\.js beside/);
     const { info: _, ...alone } = await reportedRun({ steps: 3, threads: 1 });
@@ -278,7 +278,7 @@ describe("without workers", () => {
   test("a worker file that is something else leaves one thread", async () => {
     const file = join(folder, "other.mjs");
     writeFileSync(file, "export default 1;\n");
-    const { info } = await reportedRun({ steps: 10, threads: 2, worker: pathToFileURL(file) });
+    const { info } = await reportedRun({ steps: 10, threads: 2, worker: pathToFileURL(file), untilAlone: true });
     expect(info).toMatchObject({ threads: 1, reason: expect.stringContaining("it ended at once") });
   });
 });

@@ -20,18 +20,25 @@ export async function trainingRun(options: { steps: number; seed?: number }): Pr
   return { losses, weights };
 }
 
-/** The same with these options of `load`. */
+/**
+ * The same with these options of `load`; with `untilAlone` the report waits until the runtime knows that its workers do not
+ * start, which may take longer than the steps.
+ */
 export async function reportedRun({
   steps,
   seed = 0,
+  untilAlone = false,
   ...options
-}: { steps: number; seed?: number } & LoadOptions): Promise<ReportedRun> {
+}: { steps: number; seed?: number; untilAlone?: boolean } & LoadOptions): Promise<ReportedRun> {
   const ek = await load(options);
   const model = compiled(await referenceModel(ek, seed));
   const losses: number[] = [];
   const [x, y] = [noise(steps * BATCH * IMAGE, 1), noiseLabels(steps * BATCH, 10, 1)];
   await model.fit(x, y, { batchSize: BATCH, callbacks: [{ onBatchEnd: ({ loss }) => losses.push(loss) }] });
   const weights = weightBits(model);
+  for (let turn = 0; untilAlone && ek.info().threads > 1 && turn < 1000; turn++) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
   const { memoryBytes: _, ...info } = ek.info();
   ek.dispose();
   return { losses, weights, info };
