@@ -1,4 +1,4 @@
-// What a page loads. The limit is the present size and what a kernel or two may add; issue 5 asks for 100,000.
+// What a page loads. The limit is the present size and what a kernel or two may add; the goal is 100,000.
 import { expect, test } from "vitest";
 import { sizes } from "../scripts/size.mjs";
 
