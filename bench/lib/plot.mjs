@@ -25,7 +25,7 @@ export async function writeScalePlot(all, file) {
         field: "series",
         type: /** @type {const} */ ("nominal"),
         title: null,
-        legend: { orient: "bottom", columns: 1 },
+        legend: { orient: "bottom", columns: 1, labelLimit: 0 },
       },
     },
   });
