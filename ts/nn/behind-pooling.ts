@@ -1,6 +1,7 @@
 import type { Region } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import { leavesWinners } from "./convolution.js";
+import { halves } from "./geometry.js";
 import type { Node } from "./graph.js";
 import { type Emission, only, type Trained } from "./layer.js";
 import { emitFusedBackward } from "./layers/activation.js";
@@ -61,11 +62,8 @@ class PoolingWithSlope extends Rewritten {
 
   /** Whether its windows are 2×2, side by side, and cover an input of this shape. */
   halves(shape: Shape): boolean {
-    const { windowHeight, windowWidth, strideHeight, strideWidth, padTop, padLeft, ...window } =
-      this.#pooling.window(shape);
-    const two = [windowHeight, windowWidth, strideHeight, strideWidth].every((size) => size === 2);
-    const covered = window.inHeight === 2 * window.outHeight && window.inWidth === 2 * window.outWidth;
-    return two && covered && padTop === 0 && padLeft === 0;
+    const window = this.#pooling.window(shape);
+    return halves(window) && window.inHeight % 2 === 0 && window.inWidth % 2 === 0;
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {

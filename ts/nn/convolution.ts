@@ -67,14 +67,17 @@ export function trainingWay(convolution: ConvolutionSizes): ConvolutionWay {
   return kernelLength(convolution) <= outputLength(convolution) ? inferenceWay(convolution) : direct;
 }
 
-// As GATHERED in crate/src/conv/tile.rs. With more terms an output costs so much that a pass for pooling does not show.
-const POOLED_TERMS = 128;
+// As in crate/src/conv/tile.rs: of kernels with more terms an output costs so much that a pass for pooling does not show.
+const GATHERED = 128;
+
+/** Whether the direct way can pool in its kernel. */
+function gathers({ windowHeight, windowWidth, channels }: Window): boolean {
+  return windowHeight * windowWidth * channels <= GATHERED;
+}
 
 /** Whether the way of inference can pool in its kernel: where f never falls, the largest output is f of the largest sum. */
 export function poolsInKernel(convolution: ConvolutionSizes, f: ActivationCode): boolean {
-  const { windowHeight, windowWidth, channels } = convolution.window;
-  const fits = inferenceWay(convolution) === winograd || windowHeight * windowWidth * channels <= POOLED_TERMS;
-  return fits && isClamp(f);
+  return (inferenceWay(convolution) === winograd || gathers(convolution.window)) && isClamp(f);
 }
 
 // Both ways compute 8 channels of an output at a time: kernels are packed in panels of 8.
@@ -147,13 +150,9 @@ function directPacked({ constants, name, window, filters }: Convolution, kernel:
   return packed;
 }
 
-// As MOST_TERMS in crate/src/conv/winners.rs.
-const WINNER_TERMS = 128;
-
 /** Whether a step can make of a convolution only what a 2×2 max pooling behind it wants, and its kernel's gradient from that. */
 export function leavesWinners(convolution: ConvolutionSizes, f: ActivationCode): boolean {
-  const { windowHeight, windowWidth, channels } = convolution.window;
-  const fits = windowHeight * windowWidth * channels <= WINNER_TERMS && !isClipped(convolution.window);
+  const fits = gathers(convolution.window) && !isClipped(convolution.window);
   return fits && isClamp(f) && trainingWay(convolution) === direct;
 }
 

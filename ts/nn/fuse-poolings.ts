@@ -1,6 +1,5 @@
-import { ceilDiv } from "../runtime/shape.js";
 import { poolsInKernel } from "./convolution.js";
-import type { Window } from "./geometry.js";
+import { halves } from "./geometry.js";
 import type { Node } from "./graph.js";
 import type { Layer } from "./layer.js";
 import { Conv2d } from "./layers/conv2d.js";
@@ -32,17 +31,4 @@ export function fusePoolings(all: readonly Node[]): {
     fused.set(layer, producer.layer);
   }
   return { nodes, fused };
-}
-
-/** Whether windows are 2×2, side by side from the first corner on, the last ones perhaps cut off. */
-function halves(window: Window): boolean {
-  const { windowHeight, windowWidth, strideHeight, strideWidth, padTop, padLeft } = window;
-  const { inHeight, inWidth, outHeight, outWidth } = window;
-  return (
-    [windowHeight, windowWidth, strideHeight, strideWidth].every((size) => size === 2) &&
-    padTop === 0 &&
-    padLeft === 0 &&
-    outHeight === ceilDiv(inHeight, 2) &&
-    outWidth === ceilDiv(inWidth, 2)
-  );
 }

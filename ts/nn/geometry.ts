@@ -176,3 +176,16 @@ export function windowArguments(window: Window): {
     steps: [strideHeight, strideWidth, padTop, padLeft, outHeight, outWidth],
   };
 }
+
+/** Whether windows are 2×2, side by side from the first corner on, the last ones perhaps cut off. */
+export function halves(window: Window): boolean {
+  const { windowHeight, windowWidth, strideHeight, strideWidth, padTop, padLeft } = window;
+  const { inHeight, inWidth, outHeight, outWidth } = window;
+  return (
+    [windowHeight, windowWidth, strideHeight, strideWidth].every((size) => size === 2) &&
+    padTop === 0 &&
+    padLeft === 0 &&
+    outHeight === ceilDiv(inHeight, 2) &&
+    outWidth === ceilDiv(inWidth, 2)
+  );
+}

@@ -240,7 +240,7 @@ pub fn conv2d_winners(
         out_w,
     ]);
     let packed_len = pack::packed_len(g.kernel_h * g.kernel_w, g.in_channels, g.out_channels);
-    let outputs = images(begin, end, winners::pooled_len(g));
+    let outputs = images(begin, end, g.pooled_len());
     // SAFETY: the promise of crate::abi.
     let (pooled, winners, x, packed, bias) = unsafe {
         let (pooled, winners) = (part_mut(pooled, &outputs), part_mut(winners, &outputs));
@@ -296,7 +296,7 @@ pub fn conv2d_winners_backward(
         let of = |len: usize| range.start * len..range.end * len;
         let own = |len: usize| chunk as usize * len..(chunk as usize + 1) * len;
         let bias_at = if dbias_partials == 0 { 0 } else { dbias_partials + chunk * 4 * out_channels };
-        let outputs = of(winners::pooled_len(g));
+        let outputs = of(g.pooled_len());
         // SAFETY: the promise of crate::abi.
         let (dkernel, dbias, scratch, dpooled, winners, x) = unsafe {
             let (dkernel, dbias) =

@@ -98,7 +98,8 @@ fn geometry(sizes: Sizes) -> (usize, Geometry) {
     (images, g)
 }
 
-fn packed(kernel: &[f32], g: Geometry) -> [Vec<f32>; 2] {
+/// A kernel in panels, for forward and for the input gradient.
+pub fn packed(kernel: &[f32], g: Geometry) -> [Vec<f32>; 2] {
     let taps = g.kernel_h * g.kernel_w;
     let mut forward = vec![f32::NAN; packed_len(taps, g.in_channels, g.out_channels)];
     pack(&mut forward, kernel, taps, g.in_channels, g.out_channels, 0);

@@ -49,7 +49,7 @@ pub fn forward_pooled(y: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g:
 
 /// The sums of a window's outputs, four channels and four more. A call: of the caller's values too many would be in registers.
 #[inline(never)]
-fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
+pub(super) fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
     let mut sums = [[F32x4::zero(); 2]; PIXELS];
     add_terms(&mut sums, values, panel);
     let [a, b, c, d] = sums;
@@ -59,7 +59,7 @@ fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 
 /// The terms of a window's outputs, \[term\]\[output\].
 #[inline(always)]
 fn gather(values: &mut [[f32; PIXELS]], x: &[f32], window: Window, g: Geometry) {
-    let Geometry { in_h, in_w, in_channels, .. } = g;
+    let Geometry { in_h, in_w, .. } = g;
     // Where the taps of each output begin; above the first row or left of the first column this wraps around.
     let from = window.outputs.map(|[row, column]| {
         [(row * g.stride_h).wrapping_sub(g.pad_top), (column * g.stride_w).wrapping_sub(g.pad_left)]
@@ -69,6 +69,13 @@ fn gather(values: &mut [[f32; PIXELS]], x: &[f32], window: Window, g: Geometry) 
     if !inside(from[0]) || !inside(end(from[3])) {
         return gather_clipped(values, x, from, g);
     }
+    gather_inside(values, x, from, g);
+}
+
+/// The same where every tap is inside x.
+#[inline(always)]
+pub(super) fn gather_inside(values: &mut [[f32; PIXELS]], x: &[f32], from: [[usize; 2]; PIXELS], g: Geometry) {
+    let Geometry { in_w, in_channels, .. } = g;
     let run = g.kernel_w * in_channels;
     let at = from.map(|[row, column]| (row * in_w + column) * in_channels);
     for (kh, values) in values.chunks_exact_mut(run).enumerate() {

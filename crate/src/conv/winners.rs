@@ -11,29 +11,19 @@
 use super::Geometry;
 use super::kernel_gradient::add_image;
 use super::pack::packed_len;
-use super::tile::WIDTH;
+use super::pooled::{gather_inside, sums};
+use super::tile::{GATHERED, PIXELS, WIDTH};
 use crate::epilogue::Fused;
 use crate::pool::{for_vectors, load, store};
 use crate::simd::{F32x4, LANES};
 
-/// Most taps · channels: a window's values are gathered once for all output channels.
-pub const MOST_TERMS: usize = 128;
-
-/// Pixels of a window.
-const PIXELS: usize = 4;
-
 /// The winner of a value whose gradient nobody takes.
 const NOBODY: f32 = PIXELS as f32;
-
-/// Values in an image of the pooling's output.
-pub fn pooled_len(g: Geometry) -> usize {
-    g.output_len() / PIXELS
-}
 
 fn check(g: Geometry) {
     assert!(g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2) && g.pad_top == 0 && g.pad_left == 0);
     assert!((g.out_h - 1) * g.stride_h + g.kernel_h <= g.in_h && (g.out_w - 1) * g.stride_w + g.kernel_w <= g.in_w);
-    assert!(g.kernel_h * g.kernel_w * g.in_channels <= MOST_TERMS);
+    assert!(g.kernel_h * g.kernel_w * g.in_channels <= GATHERED);
 }
 
 /// For the images of x; `packed` is from [`super::pack::pack`], f a clamp.
@@ -47,37 +37,24 @@ pub fn forward(
     f: Fused,
 ) {
     check(g);
-    let len = pooled_len(g);
+    let len = g.pooled_len();
     let terms = g.kernel_h * g.kernel_w * g.in_channels;
     assert!(pooled.len() == winners.len() && x.len() * len == pooled.len() * g.input_len());
     assert!(packed.len() == packed_len(g.kernel_h * g.kernel_w, g.in_channels, g.out_channels));
     assert!(f.is_clamp() && (bias.is_empty() || bias.len() == g.out_channels));
     let images = pooled.chunks_exact_mut(len).zip(winners.chunks_exact_mut(len)).zip(x.chunks_exact(g.input_len()));
-    let mut values = [[0.0; PIXELS]; MOST_TERMS];
+    let (panels, _) = packed.as_chunks::<WIDTH>();
+    let mut values = [[0.0; PIXELS]; GATHERED];
+    let values = &mut values[..terms];
     for ((pooled, winners), x) in images {
         let pixels = pooled.chunks_exact_mut(g.out_channels).zip(winners.chunks_exact_mut(g.out_channels));
         for (window, (pooled, winners)) in pixels.enumerate() {
-            gather(&mut values, x, [window / (g.out_w / 2), window % (g.out_w / 2)], g);
-            for (panel, weights) in packed.chunks_exact(terms * WIDTH).enumerate() {
-                let at = panel * WIDTH;
+            let [row, column] = [window / (g.out_w / 2), window % (g.out_w / 2)];
+            let from = core::array::from_fn(|p| [(2 * row + p / 2) * g.stride_h, (2 * column + p % 2) * g.stride_w]);
+            gather_inside(values, x, from, g);
+            for (at, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
                 let bias = bias.get(at..).unwrap_or(&[]);
-                finish_panel(&mut pooled[at..], &mut winners[at..], &values[..terms], weights, bias, f);
-            }
-        }
-    }
-}
-
-/// What the pixels of a window read, \[term\]\[pixel\].
-#[inline(always)]
-fn gather(values: &mut [[f32; PIXELS]; MOST_TERMS], x: &[f32], [row, column]: [usize; 2], g: Geometry) {
-    let run = g.kernel_w * g.in_channels;
-    for (tap_row, values) in values.chunks_exact_mut(run).take(g.kernel_h).enumerate() {
-        for pixel in 0..PIXELS {
-            let row = (2 * row + pixel / 2) * g.stride_h + tap_row;
-            let column = (2 * column + pixel % 2) * g.stride_w;
-            let x = &x[(row * g.in_w + column) * g.in_channels..][..run];
-            for (values, &x) in values.iter_mut().zip(x) {
-                values[pixel] = x;
+                finish_panel(&mut pooled[at..], &mut winners[at..], sums(values, panel), bias, f);
             }
         }
     }
@@ -85,33 +62,18 @@ fn gather(values: &mut [[f32; PIXELS]; MOST_TERMS], x: &[f32], [row, column]: [u
 
 /// Up to eight output channels of a window.
 #[inline(always)]
-fn finish_panel(
-    pooled: &mut [f32],
-    winners: &mut [f32],
-    values: &[[f32; PIXELS]],
-    weights: &[f32],
-    bias: &[f32],
-    f: Fused,
-) {
-    let mut sums = [[F32x4::zero(); 2]; PIXELS];
-    for (values, w) in values.iter().zip(weights.as_chunks::<WIDTH>().0) {
-        let w = [F32x4::load(w), F32x4::load(&w[LANES..])];
-        for (sums, &x) in sums.iter_mut().zip(values) {
-            let x = F32x4::splat(x);
-            *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
-        }
-    }
+fn finish_panel(pooled: &mut [f32], winners: &mut [f32], sums: [[F32x4; PIXELS]; 2], bias: &[f32], f: Fused) {
     let clamp = f.clamp();
-    for half in 0..2 {
+    for (half, sums) in sums.into_iter().enumerate() {
         let at = half * LANES;
         let Some(lanes) = pooled.len().checked_sub(at).filter(|&left| left > 0).map(|left| left.min(LANES)) else {
             return;
         };
         let bias = if bias.is_empty() { F32x4::zero() } else { load(&bias[at..], lanes) };
-        let mut best = sums[0][half] + bias;
+        let mut best = sums[0] + bias;
         let mut winner = F32x4::zero();
-        for (position, sums) in sums.iter().enumerate().skip(1) {
-            let value = sums[half] + bias;
+        for (position, sum) in sums.into_iter().enumerate().skip(1) {
+            let value = sum + bias;
             winner = best.less(value).select(F32x4::splat(position as f32), winner);
             best = best.larger(value);
         }
@@ -131,7 +93,7 @@ pub fn kernel_gradient(
     g: Geometry,
 ) {
     check(g);
-    let len = pooled_len(g);
+    let len = g.pooled_len();
     assert!(dkernel.len() == g.kernel_len() && (dbias.is_empty() || dbias.len() == g.out_channels));
     assert!(scratch.len() == g.output_len() && dpooled.len() == winners.len());
     assert!(x.len() * len == dpooled.len() * g.input_len());
@@ -171,13 +133,12 @@ pub mod cases {
     //! The cases of a convolution with its pooling, in training: the bounds are those of [`super::super::tile`] and
     //! [`super::super::kernel_gradient`].
 
-    use super::{Geometry, MOST_TERMS, forward, kernel_gradient, pooled_len};
-    use crate::conv::cases::geometries;
+    use super::{GATHERED, Geometry, forward, kernel_gradient};
+    use crate::conv::cases::{geometries, packed};
     use crate::conv::kernel_gradient::BLOCK;
-    use crate::conv::pack::{pack, packed_len};
+    use crate::conv::window::cases::pool;
     use crate::epilogue::Fused;
     use crate::oracle;
-    use crate::pool::Pool;
     use crate::selftest::{Case, Check, Random, widen};
 
     /// Every case of this family.
@@ -192,32 +153,7 @@ pub mod cases {
         geometries()
             .map(|(images, g)| (images, Geometry { out_h: g.out_h / 2 * 2, out_w: g.out_w / 2 * 2, ..g }))
             .filter(|(_, g)| g.out_h > 0 && g.out_w > 0 && g.bias_classes() == 1 && g.pad_top + g.pad_left == 0)
-            .filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= MOST_TERMS)
-    }
-
-    /// The pooling behind a convolution.
-    pub fn pool(g: Geometry) -> Pool {
-        Pool {
-            in_h: g.out_h,
-            in_w: g.out_w,
-            channels: g.out_channels,
-            pool_h: 2,
-            pool_w: 2,
-            stride_h: 2,
-            stride_w: 2,
-            pad_top: 0,
-            pad_left: 0,
-            out_h: g.out_h / 2,
-            out_w: g.out_w / 2,
-        }
-    }
-
-    /// A kernel in panels.
-    pub fn packed(kernel: &[f32], g: Geometry) -> Vec<f32> {
-        let taps = g.kernel_h * g.kernel_w;
-        let mut packed = vec![f32::NAN; packed_len(taps, g.in_channels, g.out_channels)];
-        pack(&mut packed, kernel, taps, g.in_channels, g.out_channels, 0);
-        packed
+            .filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= GATHERED)
     }
 
     fn winners(check: &mut Check) {
@@ -226,8 +162,8 @@ pub mod cases {
         let abs = |v: &[f32]| -> Vec<f64> { v.iter().map(|v| f64::from(v.abs())).collect() };
         for (images, g) in sizes() {
             let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
-            let (bias, dpooled) = (random.vector(g.out_channels), random.vector(images * pooled_len(g)));
-            let packed = packed(&kernel, g);
+            let (bias, dpooled) = (random.vector(g.out_channels), random.vector(images * g.pooled_len()));
+            let [packed, _] = packed(&kernel, g);
             for f in CLAMPS {
                 let (mut pooled, mut winners) = (vec![f32::NAN; dpooled.len()], vec![f32::NAN; dpooled.len()]);
                 forward(&mut pooled, &mut winners, &x, &packed, &bias, g, f);
@@ -243,7 +179,7 @@ pub mod cases {
                 // A winner is as large as any, to the bound; nobody wins where the slope is 0, to the bound.
                 let mut dy = vec![0.0; z.len()];
                 for (i, (&winner, &d)) in winners.iter().zip(&dpooled).enumerate() {
-                    let (image, at) = (i / pooled_len(g), i % pooled_len(g));
+                    let (image, at) = (i / g.pooled_len(), i % g.pooled_len());
                     let (pixel, channel) = (at / g.out_channels, at % g.out_channels);
                     let place = |position: usize| {
                         let row = pixel / (g.out_w / 2) * 2 + position / 2;
@@ -279,9 +215,10 @@ pub mod cases {
 mod tests {
     use super::*;
     use crate::activation;
+    use crate::conv::cases::packed;
     use crate::conv::forward::forward as convolve;
     use crate::conv::kernel_gradient::kernel_gradient as gradient;
-    use crate::pool;
+    use crate::conv::window::cases::pool;
     use crate::selftest::Random;
 
     #[test]
@@ -292,21 +229,21 @@ mod tests {
             let mut quarters =
                 |len: usize| -> Vec<f32> { random.vector(len).iter().map(|v| (v * 4.0).round() / 4.0).collect() };
             let (x, kernel) = (quarters(images * g.input_len()), quarters(g.kernel_len()));
-            let (bias, dpooled) = (quarters(g.out_channels), quarters(images * pooled_len(g)));
-            let packed = cases::packed(&kernel, g);
+            let (bias, dpooled) = (quarters(g.out_channels), quarters(images * g.pooled_len()));
+            let [packed, _] = packed(&kernel, g);
             for (f, bias) in cases::CLAMPS.into_iter().flat_map(|f| [(f, &bias[..]), (f, &[])]) {
                 let (mut pooled, mut winners) = (vec![f32::NAN; dpooled.len()], vec![f32::NAN; dpooled.len()]);
                 forward(&mut pooled, &mut winners, &x, &packed, bias, g, f);
                 let (mut y, mut want) = (vec![f32::NAN; images * g.output_len()], vec![f32::NAN; pooled.len()]);
                 convolve(&mut y, &x, &packed, bias, g, f);
-                pool::forward(&mut want, &y, cases::pool(g));
+                crate::pool::forward(&mut want, &y, pool(g));
                 assert_eq!(pooled, want, "{g:?}");
 
                 let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
                 let mut scratch = vec![f32::NAN; g.output_len()];
                 kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, &dpooled, &winners, &x, g);
                 let mut dy = vec![f32::NAN; y.len()];
-                pool::backward(&mut dy, &dpooled, &y, &pooled, cases::pool(g));
+                crate::pool::backward(&mut dy, &dpooled, &y, &pooled, pool(g));
                 activation::backward_from_output(&mut dy, &y, f.kind, f.p0, f.p1);
                 let (mut want, mut want_bias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
                 gradient(&mut want, &mut want_bias, &dy, &x, g, images);
@@ -319,8 +256,8 @@ mod tests {
     fn a_nan_is_the_largest_value_of_its_window() {
         let (_, g) = cases::sizes().next().unwrap();
         let (x, kernel) = (vec![f32::NAN; g.input_len()], vec![1.0; g.kernel_len()]);
-        let (mut pooled, mut winners) = (vec![0.0; pooled_len(g)], vec![0.0; pooled_len(g)]);
-        forward(&mut pooled, &mut winners, &x, &cases::packed(&kernel, g), &[], g, Fused { kind: 1, p0: 0.0, p1: 0.0 });
+        let (mut pooled, mut winners) = (vec![0.0; g.pooled_len()], vec![0.0; g.pooled_len()]);
+        forward(&mut pooled, &mut winners, &x, &packed(&kernel, g)[0], &[], g, Fused { kind: 1, p0: 0.0, p1: 0.0 });
         assert!(pooled.iter().all(|v| v.is_nan()));
     }
 }
