@@ -1,17 +1,17 @@
 // Calls at the wrong time, and such as find no memory: a named error says what to do, and nothing has changed afterwards.
 import * as evenkeel from "evenkeel";
-import {
-  type Evenkeel,
-  EvenkeelError,
-  type Layer,
-  layers,
-  load,
-  MemoryLimitError,
-  StateError,
-  sequential,
-} from "evenkeel";
+import { type Evenkeel, EvenkeelError, layers, load, MemoryLimitError, StateError, sequential } from "evenkeel";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { bits, bytesInUse, compiled, noise, noiseLabels, weightBits } from "./support/reference-model.js";
+import {
+  bits,
+  bytesInUse,
+  compiled,
+  noise,
+  noiseLabels,
+  softmax,
+  stackOn,
+  weightBits,
+} from "./support/reference-model.js";
 import { refusal, wrong } from "./support/refusals.js";
 
 let ek: Evenkeel;
@@ -20,9 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => ek.dispose());
 
-const softmax = () => layers.dense({ units: 3, activation: "softmax" });
-const stack = (shape: readonly number[], ...rest: readonly Layer[]) =>
-  sequential([layers.input({ shape }), ...rest], { runtime: ek });
+const stack = stackOn(() => ek);
 
 describe("calls in the wrong state", () => {
   const [x, y] = [noise(8 * 4, 1), noiseLabels(8, 3, 1)];

@@ -1,6 +1,5 @@
 import {
   type Evenkeel,
-  type Layer,
   layers,
   load,
   type Model,
@@ -8,11 +7,10 @@ import {
   type Predictor,
   ShapeError,
   StateError,
-  sequential,
   ValueError,
 } from "evenkeel";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { compiled, noise, noiseLabels, weightBits } from "./support/reference-model.js";
+import { compiled, noise, noiseLabels, softmax, stackOn, weightBits } from "./support/reference-model.js";
 import { refusal, refuses, wrong } from "./support/refusals.js";
 
 let ek: Evenkeel;
@@ -21,9 +19,7 @@ beforeAll(async () => {
 });
 afterAll(() => ek.dispose());
 
-const softmax = () => layers.dense({ units: 3, activation: "softmax" });
-const stack = (shape: readonly number[], ...rest: readonly Layer[]) =>
-  sequential([layers.input({ shape }), ...rest], { runtime: ek });
+const stack = stackOn(() => ek);
 
 describe("data that do not fit", () => {
   const [x, y] = [noise(8 * 4, 1), noiseLabels(8, 3, 1)];

@@ -1,6 +1,5 @@
 import {
   type Evenkeel,
-  type Layer,
   layers,
   load,
   loadModel,
@@ -14,7 +13,16 @@ import {
   ValueError,
 } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bytesInUse, compiled, noise, noiseLabels, smallModel, weightBits } from "./support/reference-model.js";
+import {
+  bytesInUse,
+  compiled,
+  noise,
+  noiseLabels,
+  smallModel,
+  softmax,
+  stackOn,
+  weightBits,
+} from "./support/reference-model.js";
 import { type Mistake, refusal, refuses, wrong } from "./support/refusals.js";
 
 let ek: Evenkeel;
@@ -23,9 +31,7 @@ beforeAll(async () => {
 });
 afterAll(() => ek.dispose());
 
-const softmax = () => layers.dense({ units: 3, activation: "softmax" });
-const stack = (shape: readonly number[], ...rest: readonly Layer[]) =>
-  sequential([layers.input({ shape }), ...rest], { runtime: ek });
+const stack = stackOn(() => ek);
 
 describe("a layer refuses", () => {
   refuses([

@@ -1,7 +1,7 @@
 // Layers by themselves: their options, names, shapes and configurations. What they compute is in layers-golden.
-import { type Evenkeel, type Layer, type LayerConfig, layers, load, type Model, sequential } from "evenkeel";
+import { type Evenkeel, type Layer, type LayerConfig, layers, load, sequential } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bits, noise, randomWeights } from "./support/reference-model.js";
+import { bits, noise, randomWeights, stackOn } from "./support/reference-model.js";
 
 let ek: Evenkeel;
 beforeAll(async () => {
@@ -9,8 +9,7 @@ beforeAll(async () => {
 });
 afterAll(() => ek.dispose());
 
-const stack = (shape: readonly number[], ...rest: readonly Layer[]): Promise<Model> =>
-  sequential([layers.input({ shape }), ...rest], { runtime: ek });
+const stack = stackOn(() => ek);
 
 /** As a reader of JSON makes a layer: `layers[type](config)`. */
 function remake(config: LayerConfig): Layer {

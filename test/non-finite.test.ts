@@ -8,10 +8,18 @@ import {
   type Model,
   NonFiniteError,
   optimizers,
-  sequential,
 } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bits, compiled, noise, noiseLabels, smallModel, weightBits } from "./support/reference-model.js";
+import {
+  bits,
+  compiled,
+  noise,
+  noiseLabels,
+  smallModel,
+  softmax,
+  stackOn,
+  weightBits,
+} from "./support/reference-model.js";
 import { refusal } from "./support/refusals.js";
 
 let ek: Evenkeel;
@@ -20,9 +28,7 @@ beforeAll(async () => {
 });
 afterAll(() => ek.dispose());
 
-const softmax = () => layers.dense({ units: 3, activation: "softmax" });
-const stack = (shape: readonly number[], ...rest: readonly Layer[]) =>
-  sequential([layers.input({ shape }), ...rest], { runtime: ek });
+const stack = stackOn(() => ek);
 
 describe("NaN or infinity", () => {
   const image = 64;

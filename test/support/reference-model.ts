@@ -1,4 +1,12 @@
-import { type BatchNormOptions, type Evenkeel, layers, type Model, sequential, type Weight } from "evenkeel";
+import {
+  type BatchNormOptions,
+  type Evenkeel,
+  type Layer,
+  layers,
+  type Model,
+  sequential,
+  type Weight,
+} from "evenkeel";
 import { Random } from "../../ts/runtime/random.js";
 
 export const IMAGE = 28 * 28;
@@ -25,6 +33,15 @@ export function referenceModel(
     { runtime, seed },
   );
 }
+
+/** Makes chains of layers behind an input, on the runtime that there is by then. */
+export function stackOn(runtime: () => Evenkeel) {
+  return (shape: readonly number[], ...rest: readonly Layer[]): Promise<Model> =>
+    sequential([layers.input({ shape }), ...rest], { runtime: runtime() });
+}
+
+/** A last layer, for three classes. */
+export const softmax = () => layers.dense({ units: 3, activation: "softmax" });
 
 /** Two convolution filters' worth of the same, for what does not depend on size: 8×8 images, three classes. */
 export function smallModel(runtime: Evenkeel, seed = 0): Promise<Model> {
