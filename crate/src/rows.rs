@@ -3,7 +3,7 @@
 //! Memory is read and written in order, row after row or few rows at a time: loops down the columns are faster in a cache and
 //! half as fast outside.
 
-use crate::reduce::{LINE, PAIR, TERMS, add, blocks, four};
+use crate::reduce::{PAIR, TERMS, add, blocks};
 use crate::simd::{F32x4, F64x2, LANES};
 
 /// The columns that [`map_rows`] works on at a time: three to five tables of them leave a first-level cache room.
@@ -25,23 +25,27 @@ pub fn map_rows<const M: usize, const N: usize>(
     for at in (0..long).step_by(SPAN) {
         let width = SPAN.min(long - at);
         for (n, table) in tables.iter().enumerate() {
-            let mut c = at % channels;
-            for i in (0..width).step_by(LANES) {
-                let to = &mut pairs[i / PAIR][n][i % PAIR..];
-                if c + LANES <= channels {
-                    F32x4::load(&table[c..]).store(to);
-                    c = if c + LANES == channels { 0 } else { c + LANES };
-                } else {
-                    for to in &mut to[..LANES] {
-                        *to = table[c];
-                        c = if c + 1 == channels { 0 } else { c + 1 };
-                    }
-                }
-            }
+            repeat(table, at % channels, pairs[..width.div_ceil(PAIR)].iter_mut().map(|pair| &mut pair[n]));
         }
         for start in (at..y.len()).step_by(long) {
             let end = y.len().min(start + width);
             map_span(&mut y[start..end], inputs.map(|x| &x[start..end]), &pairs, &f);
+        }
+    }
+}
+
+/// Fills pairs of vectors with a table's values from the c-th on, the first after the last.
+#[inline(always)]
+fn repeat<'a>(table: &[f32], mut c: usize, pairs: impl Iterator<Item = &'a mut [f32; PAIR]>) {
+    for pair in pairs {
+        if let Some(values) = table.get(c..c + PAIR) {
+            pair.copy_from_slice(values);
+            c = if c + PAIR == table.len() { 0 } else { c + PAIR };
+        } else {
+            for to in pair {
+                *to = table[c];
+                c = if c + 1 == table.len() { 0 } else { c + 1 };
+            }
         }
     }
 }
@@ -69,103 +73,233 @@ fn map_span<const M: usize, const N: usize>(
     }
 }
 
-/// Columns are summed in strips of so many at most: the sums and the rows that are read fit a first-level cache together.
-pub const STRIP: usize = 256 + LINE;
+/// The most columns that are summed at a time, but for the last of them: their tables and sums stay in a first-level cache.
+pub const STRIP: usize = SPAN + PAIR - 1;
 
-/// The columns in strips, none of which but a single one is narrower than a line.
+/// The columns in strips, none of which but a single one is narrower than a pair of vectors.
 pub fn strips(channels: usize) -> impl Iterator<Item = core::ops::Range<usize>> {
     let mut next = 0;
     core::iter::from_fn(move || {
         let at = next;
-        next += if channels - at < STRIP { channels - at } else { STRIP - LINE };
+        next += if channels - at <= STRIP { channels - at } else { SPAN };
         (at < channels).then_some(at..next)
     })
 }
 
-/// In a strip of columns, the first of them `at`: sums\[k\]\[c\] = Σ over rows of f(inputs\[r\]\[c\], tables\[c\])\[k\], added up as
-/// [`TERMS`] says. The tables are of the strip; the sums have room for a line, and what they have too many means nothing.
-#[inline(always)]
-pub fn column_sums<const M: usize, const N: usize, const K: usize>(
-    mut sums: [&mut [f64]; K],
-    inputs: [&[f32]; M],
-    channels: usize,
-    at: usize,
-    tables: [&[f32]; N],
-    f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
-) {
-    for sums in &mut sums {
-        sums.fill(0.0);
+/// Rows of fewer values are summed several as one.
+const LONG: usize = 128;
+
+/// How many rows of each quarter make a sample, where there are so many: its mean is an eighth of the spread from the mean.
+const SAMPLE: usize = 16;
+
+/// How many rows are read side by side: one of each quarter of the rows, so that memory is read in four streams, each in order.
+const STREAMS: usize = 4;
+
+/// The sums of a strip's columns while they grow, with its tables. A slot is a pair of vectors of columns; the last one begins
+/// earlier where it would be cut short, and the columns that it shares with the one before it count in that.
+pub struct Columns<const N: usize, const K: usize> {
+    slots: [Slot<N, K>; SLOTS],
+    wide: [[[f64; PAIR]; K]; SLOTS],
+}
+
+const SLOTS: usize = STRIP.div_ceil(PAIR);
+
+/// One address serves all that a step of the loop needs beside its inputs.
+#[derive(Clone, Copy)]
+struct Slot<const N: usize, const K: usize> {
+    tables: [[f32; PAIR]; N],
+    sums: [[f32; PAIR]; K],
+}
+
+impl<const N: usize, const K: usize> Columns<N, K> {
+    /// Room for the sums of any strip.
+    pub const ROOM: Self = Self {
+        slots: [Slot { tables: [[0.0; PAIR]; N], sums: [[0.0; PAIR]; K] }; SLOTS],
+        wide: [[[0.0; PAIR]; K]; SLOTS],
+    };
+
+    /// In a strip of columns, the first of them `at`: sums\[k\]\[c\] = Σ over rows of f(inputs\[r\]\[c\], tables\[c\])\[k\], added up as
+    /// [`TERMS`] says. The tables and the sums are of the strip.
+    pub fn sum<const M: usize>(
+        &mut self,
+        sums: [&mut [f64]; K],
+        inputs: [&[f32]; M],
+        channels: usize,
+        at: usize,
+        tables: [&[f32]; N],
+        f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) {
+        self.sum_part(usize::MAX, sums, inputs, channels, at, tables, f);
     }
-    // Rows narrower than a line are copied apart.
-    let narrow = channels < LINE;
-    let (mut wide_tables, mut wide_rows) = ([[0.0; LINE]; N], [[0.0; TERMS * LINE]; M]);
-    let tables = if narrow { widen(&mut wide_tables, tables, channels) } else { tables };
-    let width = sums[0].len();
-    let rows = inputs[0].len() / channels;
-    let mut row = 0;
-    while row < rows {
-        // Sixteen rows at a time, then what makes fours, then single ones.
-        let count = match rows - row {
-            left @ 0..4 => left.min(1),
-            left => left.min(TERMS) / 4 * 4,
-        };
-        let block = inputs.map(|x| &x[row * channels..(row + count) * channels]);
-        let (block, stride) = if narrow { (widen(&mut wide_rows, block, channels), LINE) } else { (block, channels) };
-        for c in (0..width).step_by(LINE) {
-            // The last columns are taken with some before them, whose sums do not count again.
-            let start = c.min(width - LINE);
-            let tables = tables.map(|t| t[start..].first_chunk::<LINE>().unwrap());
-            let value = |row: usize, v: usize| {
-                let xs = block.map(|x| x[row * stride + at + start..].first_chunk::<LINE>().unwrap());
-                f(xs.map(|x| F32x4::load(&x[v * LANES..])), tables.map(|t| F32x4::load(&t[v * LANES..])))
-            };
-            let mut values = [[F32x4::zero(); K]; LINE / LANES];
-            if count == 1 {
-                values = core::array::from_fn(|v| value(0, v));
-            } else {
-                for row in (0..count).step_by(4) {
-                    for (v, sum) in values.iter_mut().enumerate() {
-                        *sum = add(*sum, four(|i| value(row + i, v)));
+
+    /// The same over some of the rows, spread evenly, where there are many: over a number of them that is returned.
+    pub fn sum_sample<const M: usize>(
+        &mut self,
+        sums: [&mut [f64]; K],
+        inputs: [&[f32]; M],
+        channels: usize,
+        at: usize,
+        tables: [&[f32]; N],
+        f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) -> usize {
+        self.sum_part(SAMPLE, sums, inputs, channels, at, tables, f)
+    }
+
+    #[inline(never)]
+    fn sum_part<const M: usize>(
+        &mut self,
+        most: usize,
+        sums: [&mut [f64]; K],
+        inputs: [&[f32]; M],
+        channels: usize,
+        at: usize,
+        tables: [&[f32]; N],
+        f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) -> usize {
+        // Several short rows as one, as in `map_rows`.
+        let together = (LONG / channels).max(1);
+        let (width, stride) = (sums[0].len() * together, channels * together);
+        self.set_tables(width, tables);
+        let len = inputs[0].len();
+        let rows = len / stride / STREAMS;
+        let quarter = rows * stride;
+        let every = (rows / most).max(1);
+        let taken = rows.div_ceil(every);
+        for i in 0..taken {
+            let start = i * every * stride + at;
+            self.add_rows(width, inputs, [0, 1, 2, 3].map(|i| start + i * quarter), &f);
+            if (i + 1).is_multiple_of(TERMS / STREAMS) || i + 1 == taken {
+                self.widen(width, i < TERMS / STREAMS);
+            }
+        }
+        if rows == 0 {
+            self.widen(width, true);
+        }
+        let rest = if every > 1 { len } else { STREAMS * quarter };
+        for row in (rest..len).step_by(stride) {
+            let end = len.min(row + at + width);
+            self.add_row(width, inputs.map(|x| &x[row + at..end]), &f);
+        }
+        for (k, sums) in sums.into_iter().enumerate() {
+            self.finish(width, k, sums);
+        }
+        if every > 1 { taken * STREAMS * together } else { len / channels }
+    }
+
+    #[inline(never)]
+    fn set_tables(&mut self, width: usize, tables: [&[f32]; N]) {
+        let count = width.div_ceil(PAIR);
+        for (n, table) in tables.iter().enumerate() {
+            repeat(table, 0, self.slots[..width / PAIR].iter_mut().map(|slot| &mut slot.tables[n]));
+            let last = self.slots[width / PAIR..count].iter_mut().map(|slot| &mut slot.tables[n]);
+            repeat(table, (width - PAIR) % table.len(), last);
+        }
+    }
+
+    /// Rows of the strip's width that begin at `starts`.
+    #[inline(always)]
+    fn add_rows<const M: usize>(
+        &mut self,
+        width: usize,
+        inputs: [&[f32]; M],
+        [a, b, c, d]: [usize; STREAMS],
+        f: &impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) {
+        let whole = width / PAIR;
+        let pairs = |start: usize| inputs.map(|x| &x[start..start + width].as_chunks::<PAIR>().0[..whole]);
+        let (a4, b4, c4, d4) = (pairs(a), pairs(b), pairs(c), pairs(d));
+        let (slots, rest) = self.slots.split_at_mut(whole);
+        let slots = &mut slots[..whole];
+        for i in 0..whole {
+            slots[i].add(a4.map(|x| &x[i]), b4.map(|x| &x[i]), c4.map(|x| &x[i]), d4.map(|x| &x[i]), f);
+        }
+        if width > whole * PAIR {
+            let last = |start: usize| inputs.map(|x| x[start + width - PAIR..].first_chunk().unwrap());
+            rest[0].add(last(a), last(b), last(c), last(d), f);
+        }
+    }
+
+    /// The f32 sums go on in f64; the `first` ones begin it.
+    #[inline(never)]
+    fn widen(&mut self, width: usize, first: bool) {
+        let count = width.div_ceil(PAIR);
+        for (wide, slot) in self.wide[..count].iter_mut().zip(&mut self.slots) {
+            for (wide, sums) in wide.iter_mut().zip(&mut slot.sums) {
+                for at in [0, LANES] {
+                    let [low, high] = F32x4::load(&sums[at..]).widen();
+                    let before = |at: usize| if first { F64x2::zero() } else { F64x2::load(&wide[at..]) };
+                    let (low, high) = (before(at) + low, before(at + 2) + high);
+                    low.store(&mut wide[at..]);
+                    high.store(&mut wide[at + 2..]);
+                    F32x4::zero().store(&mut sums[at..]);
+                }
+            }
+        }
+    }
+
+    /// A row of the strip, or the beginning of one.
+    #[inline(always)]
+    fn add_row<const M: usize>(
+        &mut self,
+        width: usize,
+        row: [&[f32]; M],
+        f: &impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) {
+        let len = row[0].len();
+        for (i, (slot, wide)) in self.slots.iter().zip(&mut self.wide).enumerate() {
+            let start = (i * PAIR).min(width - PAIR);
+            for at in [0, LANES] {
+                if start + at >= len {
+                    return;
+                }
+                let values = f(row.map(|x| F32x4::load_up_to(&x[start + at..])), slot.tables(at));
+                let counting = LANES.min(len - start - at);
+                for (wide, value) in wide.iter_mut().zip(values) {
+                    for (wide, value) in wide[at..][..counting].iter_mut().zip(value.to_array()) {
+                        *wide += f64::from(value);
                     }
                 }
             }
-            for (k, sums) in sums.iter_mut().enumerate() {
-                add_line(sums, c, start, values.map(|values| values[k]));
-            }
         }
-        row += count;
     }
-}
 
-/// Copies rows into rows of a line.
-fn widen<'a, const SIZE: usize, const M: usize>(
-    to: &'a mut [[f32; SIZE]; M],
-    rows: [&[f32]; M],
-    channels: usize,
-) -> [&'a [f32]; M] {
-    for (to, rows) in to.iter_mut().zip(rows) {
-        for (to, row) in to.chunks_exact_mut(LINE).zip(rows.chunks_exact(channels)) {
-            for (to, x) in to.chunks_exact_mut(LANES).zip(row.chunks(LANES)) {
-                F32x4::load_up_to(x).store(to);
+    #[inline(never)]
+    fn finish(&self, width: usize, k: usize, sums: &mut [f64]) {
+        let (mut c, mut first) = (0, true);
+        for (i, wide) in self.wide[..width.div_ceil(PAIR)].iter().enumerate() {
+            for &value in &wide[k][((i + 1) * PAIR).saturating_sub(width)..] {
+                sums[c] = if first { value } else { sums[c] + value };
+                c += 1;
+                if c == sums.len() {
+                    (c, first) = (0, false);
+                }
             }
         }
     }
-    to.each_ref().map(|to| &to[..])
 }
 
-/// Adds values to the sums of a line of columns from `start` on, but not to those before column `c`.
-#[inline(always)]
-fn add_line(sums: &mut [f64], c: usize, start: usize, values: [F32x4; LINE / LANES]) {
-    let sums: &mut [f64; LINE] = sums[start..].first_chunk_mut().unwrap();
-    let (quads, _) = sums.as_chunks_mut::<LANES>();
-    for (v, (sums, value)) in quads.iter_mut().zip(values).enumerate() {
-        if start == c {
-            let [low, high] = value.widen();
-            (F64x2::load(sums) + low).store(sums);
-            (F64x2::load(&sums[2..]) + high).store(&mut sums[2..]);
-        } else {
-            for (lane, (sum, value)) in sums.iter_mut().zip(value.to_array()).enumerate() {
-                *sum += if v * LANES + lane < c - start { 0.0 } else { f64::from(value) };
+impl<const N: usize, const K: usize> Slot<N, K> {
+    #[inline(always)]
+    fn tables(&self, at: usize) -> [F32x4; N] {
+        self.tables.each_ref().map(|t| F32x4::load(&t[at..]))
+    }
+
+    /// Adds four rows' values.
+    #[inline(always)]
+    fn add<const M: usize>(
+        &mut self,
+        a: [&[f32; PAIR]; M],
+        b: [&[f32; PAIR]; M],
+        c: [&[f32; PAIR]; M],
+        d: [&[f32; PAIR]; M],
+        f: &impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
+    ) {
+        for at in [0, LANES] {
+            let tables = self.tables(at);
+            let value = |row: [&[f32; PAIR]; M]| f(row.map(|x| F32x4::load(&x[at..])), tables);
+            let values = add(add(value(a), value(b)), add(value(c), value(d)));
+            for (sum, value) in self.sums.iter_mut().zip(values) {
+                (F32x4::load(&sum[at..]) + value).store(&mut sum[at..]);
             }
         }
     }
@@ -193,9 +327,9 @@ mod tests {
                 for strip in strips(channels) {
                     assert_eq!(strip.start, reached);
                     reached = strip.end;
-                    let mut sums = vec![0.5; strip.len().max(LINE)];
+                    let mut sums = vec![0.5; strip.len()];
                     let table = &table[strip.clone()];
-                    column_sums([&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
+                    Columns::ROOM.sum([&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
                     for (c, got) in strip.zip(sums) {
                         let want: f64 = y.iter().skip(c).step_by(channels).map(|&v| f64::from(v)).sum();
                         assert_eq!(got, want, "{rows} rows, channel {c} of {channels}");

@@ -9,7 +9,7 @@ export interface Axes {
 
 /**
  * How a tensor is cut. A part is a piece of one channel (`runs`) that fits a first-level cache, or some rows of all channels
- * (`rows`) that fit a second-level one; a reduction leaves two numbers for each part and channel. A chunk is what one call works on at least.
+ * (`rows`); a reduction leaves two numbers for each part and channel. A chunk is what one call works on at least.
  * All of it depends on the shape alone, so that the number of threads never shows in a result.
  */
 export interface Partition {
@@ -34,9 +34,10 @@ export interface Partition {
 
 // 4,096 values are 16 KiB: input and output of a part fit a first-level cache of 32 KiB together.
 const PART = 4096;
-// Rows have one partial result a channel and part, so larger parts: 64 KiB, which the second reading of a part finds in a
-// second-level cache. But 16 parts at least where that leaves them 16 KiB, for threads to share.
-const ROWS_PART = 16384;
+// Rows have one partial result a channel and part, whose making costs as much as some 30 values: larger parts. 16 of them at
+// least, for threads to share, where that leaves them 64 KiB, which takes longer than to share it.
+const ROWS_PART = 131_072;
+const LEAST_ROWS_PART = 16_384;
 const LEAST_PARTS = 16;
 // The kernels sum 16 rows at a time; fewer would leave more bytes of partial results (16 a channel and part) than a quarter
 // of the input.
@@ -47,7 +48,7 @@ export function partition({ outer, channels, inner }: Axes): Partition {
   const count = outer * inner;
   if (channels === 1) return runs(count, { outer: 1, channels, inner: count });
   if (inner > 1) return runs(count, { outer, channels, inner });
-  const values = Math.max(PART, Math.min(ROWS_PART, (outer * channels) / LEAST_PARTS));
+  const values = Math.max(LEAST_ROWS_PART, Math.min(ROWS_PART, (outer * channels) / LEAST_PARTS));
   const unit = Math.min(outer, ROWS_TOGETHER * Math.max(1, Math.floor(values / channels / ROWS_TOGETHER)));
   const outerParts = ceilDiv(outer, unit);
   const last = outer - (outerParts - 1) * unit;

@@ -39,7 +39,17 @@ const ULP: f64 = f32::EPSILON as f64;
 fn sizes(check: &mut Check, rows: bool, [mean, spread]: [f32; 2]) {
     let mut random = Random(7);
     let shapes: &[[usize; 3]] = if rows {
-        &[[2, 1, 1], [3, 3, 1], [5, 4, 1], [33, 7, 1], [70, 16, 1], [65, 19, 1], [40, 33, 1], [129, 64, 1]]
+        &[
+            [2, 1, 1],
+            [3, 3, 1],
+            [5, 4, 1],
+            [33, 7, 1],
+            [70, 16, 1],
+            [65, 19, 1],
+            [40, 33, 1],
+            [129, 64, 1],
+            [1500, 129, 1],
+        ]
     } else {
         &[[1, 1, 2], [1, 1, 1000], [3, 2, 5], [2, 3, 49], [1, 5, 131], [4, 3, 260], [2, 1, 600]]
     };
@@ -63,8 +73,10 @@ fn one_shape(
     let epsilon = 1e-3;
     let n = (outer * inner) as f64;
 
+    // The longest has parts of which a sample is read before.
+    let rows_unit = if outer > 1000 { 1000 } else { 32 };
     let (unit, pieces, parts_outer) =
-        if rows { (32, 1, outer.div_ceil(32)) } else { (100.min(inner), inner.div_ceil(100), outer) };
+        if rows { (rows_unit, 1, outer.div_ceil(rows_unit)) } else { (100.min(inner), inner.div_ceil(100), outer) };
     let along = if rows { outer } else { inner };
     let last = along - (along.div_ceil(unit) - 1) * unit;
     let layout = Parts { outer: parts_outer, channels, pieces, unit, last };
@@ -469,6 +481,40 @@ mod tests {
             assert_eq!(merge(&mut mean, &mut m2, &parts, layout), 0);
             assert_eq!((mean, m2), ([f64::from(value); 5], [0.0; 5]));
         }
+    }
+
+    /// Whatever a sample of the rows says of the others, mean and variance are within their proven bounds.
+    #[test]
+    fn statistics_do_not_depend_on_the_sample() {
+        let rows = 88_000;
+        let columns: [fn(usize) -> f32; 11] = [
+            // Just what is sampled (eleven rows as one, every 125th of a quarter) is unlike the rest.
+            |row| if row / 11 % 2000 % 125 == 0 { 1.416 } else { 0.0 },
+            |_| 0.1,
+            |row| row as f32,
+            |row| if row < 100 { 1e6 } else { (row % 7) as f32 },
+            |row| if row == 55_555 { 1e5 } else { (row % 3) as f32 },
+            |row| if row % 2 == 0 { 1.0 } else { -1.0 },
+            |row| if row / 11 % 4 == 0 { 100.0 } else { (row % 13) as f32 },
+            |row| if row < 44_000 { -3.0 } else { 5.0 },
+            |row| 1e6 + (row % 17) as f32,
+            |row| 1e-40 * (row % 5) as f32,
+            |row| if row % 3 == 1 { 3e38 } else { -3e38 },
+        ];
+        let channels = columns.len();
+        let x: Vec<f32> = (0..rows * channels).map(|i| columns[i % channels](i / channels)).collect();
+        let mut parts = vec![0.0; 2 * channels];
+        interleaved::statistics(&mut parts, &x, channels, rows);
+        let (want_mean, want_variance) = oracle::moments(&widen(&x), channels, 1);
+        for c in 0..channels {
+            let (mean, variance) = (parts[2 * c], parts[2 * c + 1] / rows as f64);
+            let spread = want_variance[c].sqrt();
+            assert!((mean - want_mean[c]).abs() <= 4.0 * ULP * (spread + ULP * want_mean[c].abs()), "mean of {c}");
+            // Squares of denormals are 0 in f32.
+            let tiny = if spread < 1e-30 { want_variance[c] } else { 0.0 };
+            assert!((variance - want_variance[c]).abs() <= 10.0 * ULP * want_variance[c] + tiny, "variance of {c}");
+        }
+        assert_eq!(parts[3], 0.0);
     }
 
     /// Finite values whose differences overflow f32 still have finite statistics; a NaN or an infinity is counted.

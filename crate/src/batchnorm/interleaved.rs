@@ -1,14 +1,13 @@
 //! Batch norm over rows of channels (NHWC and any other channels-last tensor). A part is a run of rows.
 //!
-//! Traffic a value: statistics read 4 bytes (the second reading of a part is from cache), normalise reads 4 and writes 4,
+//! Traffic a value: statistics read 4 bytes (and a sample of a part, 64 rows, before), normalise reads 4 and writes 4,
 //! gradient sums read 8, input gradient reads 8 and writes 4.
 //! Of what memory allows for that (`docs/performance.md`), inference reaches 0.84 to 0.95; training forward 0.64 of it on
 //! 25.7 MB and 0.30 on 6.4 MB, where the two readings of the statistics are bound by instructions.
 
-use super::{Coefficients, moments_about, slow_moments};
+use super::{Coefficients, moments_about, near_mean, slow_moments};
 use crate::activation::Activation;
-use crate::reduce::LINE;
-use crate::rows::{STRIP, column_sums, map_rows, strips};
+use crate::rows::{Columns, STRIP, map_rows, strips};
 use crate::simd::F32x4;
 
 /// (mean, M2) of each channel over each part of `part_rows` rows (the last one shorter) of x: parts\[part\]\[channel\].
@@ -16,30 +15,57 @@ pub fn statistics(parts: &mut [f64], x: &[f32], channels: usize, part_rows: usiz
     let part_len = part_rows * channels;
     assert_eq!(parts.len(), 2 * channels * x.len().div_ceil(part_len));
     let (mut sum, mut squares, mut centre) = ([0.0; STRIP], [0.0; STRIP], [0.0; STRIP]);
+    let (mut means, mut moments) = (Columns::ROOM, Columns::ROOM);
     for (parts, x) in parts.chunks_exact_mut(2 * channels).zip(x.chunks(part_len)) {
-        let n = (x.len() / channels) as f64;
+        let share = 1.0 / (x.len() / channels) as f64;
         for strip in strips(channels) {
             let (at, width) = (strip.start, strip.len());
-            let room = width.max(LINE);
-            let (sum, squares, centre) = (&mut sum[..room], &mut squares[..room], &mut centre[..width]);
-            let first = &x[strip];
-            column_sums([&mut *sum], [x], channels, at, [first], |[x], [first]| [x - first]);
-            for (centre, (&first, &sum)) in centre.iter_mut().zip(first.iter().zip(&*sum)) {
-                *centre = (f64::from(first) + sum / n) as f32;
+            let (sum, squares, centre) = (&mut sum[..width], &mut squares[..width], &mut centre[..width]);
+            centre.copy_from_slice(&x[strip]);
+            let sampled = means.sum_sample([&mut *sum], [x], channels, at, [&*centre], |[x], [first]| [x - first]);
+            move_by(centre, sum, 1.0 / sampled as f64);
+            for last in [false, true] {
+                moments.sum([&mut *sum, &mut *squares], [x], channels, at, [&*centre], |[x], [centre]| {
+                    let d = x - centre;
+                    [d, d * d]
+                });
+                if last || sum.iter().zip(&*squares).all(|(&sum, &squares)| near_mean(sum, squares, share)) {
+                    break;
+                }
+                move_by(centre, sum, share);
             }
-            column_sums([&mut *sum, &mut *squares], [x], channels, at, [&*centre], |[x], [centre]| {
-                let d = x - centre;
-                [d, d * d]
-            });
-            for i in 0..width {
-                let c = at + i;
-                (parts[2 * c], parts[2 * c + 1]) = if squares[i].is_finite() {
-                    moments_about(centre[i], sum[i], squares[i], n)
-                } else {
-                    slow_moments(x[c..].iter().copied().step_by(channels))
-                };
-            }
+            set_moments(&mut parts[2 * at..], &x[at..], channels, centre, sum, squares, share);
         }
+    }
+}
+
+/// Moves each centre by the mean of what was summed about it.
+#[inline(never)]
+fn move_by(centre: &mut [f32], sum: &[f64], share: f64) {
+    for (centre, &sum) in centre.iter_mut().zip(sum) {
+        *centre = (f64::from(*centre) + sum * share) as f32;
+    }
+}
+
+/// (mean, M2) of the columns that x begins with, by their sums.
+#[inline(never)]
+fn set_moments(
+    parts: &mut [f64],
+    x: &[f32],
+    channels: usize,
+    centre: &[f32],
+    sum: &[f64],
+    squares: &[f64],
+    share: f64,
+) {
+    let sums = centre.iter().zip(sum.iter().zip(squares));
+    for (c, (part, (&centre, (&sum, &squares)))) in parts.as_chunks_mut().0.iter_mut().zip(sums).enumerate() {
+        let (mean, m2) = if squares.is_finite() {
+            moments_about(centre, sum, squares, share)
+        } else {
+            slow_moments(x[c..].iter().copied().step_by(channels))
+        };
+        *part = [mean, m2];
     }
 }
 
@@ -62,14 +88,13 @@ pub fn gradient_sums(
 ) {
     let part_len = part_rows * channels;
     assert!(x.len() == dy.len() && parts.len() == 2 * channels * x.len().div_ceil(part_len));
-    let (mut sum, mut shifted_sum) = ([0.0; STRIP], [0.0; STRIP]);
+    let (mut sum, mut shifted_sum, mut columns) = ([0.0; STRIP], [0.0; STRIP], Columns::ROOM);
     for (parts, (dy, x)) in parts.chunks_exact_mut(2 * channels).zip(dy.chunks(part_len).zip(x.chunks(part_len))) {
         for strip in strips(channels) {
             let (at, width) = (strip.start, strip.len());
             let tables = [k.shift, k.scale, k.offset].map(|t| &t[strip.clone()]);
-            let room = width.max(LINE);
-            let sums = [&mut sum[..room], &mut shifted_sum[..room]];
-            column_sums(sums, [dy, x], channels, at, tables, |[dy, x], [shift, scale, offset]| {
+            let sums = [&mut sum[..width], &mut shifted_sum[..width]];
+            columns.sum(sums, [dy, x], channels, at, tables, |[dy, x], [shift, scale, offset]| {
                 let shifted = x - shift;
                 let dz = dz(dy, shifted, scale, offset, f);
                 [dz, dz * shifted]

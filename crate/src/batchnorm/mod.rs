@@ -8,8 +8,8 @@
 //! coefficients and sums. dγ and dβ are the sums over the groups; [`merge_group`] makes one running update of them.
 //!
 //! # Forward
-//! 1. `statistics` reads each *part* (a cache-sized piece of a channel's values) about its own first value and leaves its
-//!    mean and M2 = Σ(x − mean)². Never Σx² − (Σx)²: that cancels.
+//! 1. `statistics` reads each *part* (a piece of a channel's values) about a centre near its mean and leaves its mean and
+//!    M2 = Σ(x − mean)². Never Σx² − (Σx)²: that cancels.
 //! 2. [`merge`] combines the parts of a channel into the *triple* (count, mean, M2).
 //! 3. [`coefficients`] forms, in f64, shift K = f32(μ), scale a = γ·rstd and offset b = β − (μ − K)·a. With the mean as the
 //!    pair K + (μ − K), y = (x − K)·a + b is one subtraction, one product and one sum, and loses nothing however far the
@@ -303,7 +303,14 @@ fn slow_moments(values: impl Iterator<Item = f32> + Clone) -> (f64, f64) {
     (mean, m2)
 }
 
-/// The second step of a part's moments: from Σ(x − m) and Σ(x − m)² about a rounded mean m to (mean, M2).
-fn moments_about(m: f32, sum: f64, squares: f64, n: f64) -> (f64, f64) {
-    (f64::from(m) + sum / n, (squares - sum * sum / n).max(0.0))
+/// Whether what was summed about a centre, Σd and Σd², leaves M2 = Σd² − (Σd)²/n four fifths of Σd² at least, so that little
+/// cancels. Sums that are not finite are nobody's concern here: [`slow_moments`] is for them.
+fn near_mean(sum: f64, squares: f64, share: f64) -> bool {
+    sum * sum * share <= 0.2 * squares || !squares.is_finite()
+}
+
+/// The second step of a part's moments: from Σ(x − m) and Σ(x − m)² about a rounded mean m to (mean, M2); `share` is one
+/// value's, 1/n.
+fn moments_about(m: f32, sum: f64, squares: f64, share: f64) -> (f64, f64) {
+    (f64::from(m) + sum * share, (squares - sum * sum * share).max(0.0))
 }

@@ -55,17 +55,20 @@ impl Runs {
 pub fn statistics(parts: &mut [f64], x: &[f32], runs: Runs, first: usize) {
     for (part, (_, range)) in parts.chunks_exact_mut(2).zip(runs.from(first)) {
         let x = &x[range];
-        let n = x.len() as f64;
+        let share = 1.0 / x.len() as f64;
         let about = F32x4::splat(x[0]);
         let [sum] = sums([x], |[x]| [x - about]);
-        let centre = (f64::from(x[0]) + sum / n) as f32;
+        let centre = (f64::from(x[0]) + sum * share) as f32;
         let about = F32x4::splat(centre);
         let [sum, squares] = sums([x], |[x]| {
             let d = x - about;
             [d, d * d]
         });
-        (part[0], part[1]) =
-            if squares.is_finite() { moments_about(centre, sum, squares, n) } else { slow_moments(x.iter().copied()) };
+        (part[0], part[1]) = if squares.is_finite() {
+            moments_about(centre, sum, squares, share)
+        } else {
+            slow_moments(x.iter().copied())
+        };
     }
 }
 
