@@ -329,7 +329,8 @@ mod tests {
                     reached = strip.end;
                     let mut sums = vec![0.5; strip.len()];
                     let table = &table[strip.clone()];
-                    Columns::ROOM.sum([&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
+                    let mut columns = Columns::ROOM;
+                    columns.sum([&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
                     for (c, got) in strip.zip(sums) {
                         let want: f64 = y.iter().skip(c).step_by(channels).map(|&v| f64::from(v)).sum();
                         assert_eq!(got, want, "{rows} rows, channel {c} of {channels}");
