@@ -27,10 +27,67 @@ pub fn map_rows<const M: usize, const N: usize>(
         for (n, table) in tables.iter().enumerate() {
             repeat(table, at % channels, pairs[..width.div_ceil(PAIR)].iter_mut().map(|pair| &mut pair[n]));
         }
-        for start in (at..y.len()).step_by(long) {
+        // Two rows beside each other, one of each half: a vector of a table serves both, × 0.85 in a cache. With two inputs and
+        // their tables there are more addresses than V8 has registers: × 1.5.
+        let half = if M == 1 { y.len() / long / 2 * long } else { 0 };
+        let (y0, y1) = y.split_at_mut(half);
+        for start in (at..half).step_by(long) {
+            let row = start..start + width;
+            map_two(
+                [&mut y0[row.clone()], &mut y1[row.clone()]],
+                inputs.map(|x| &x[row.clone()]),
+                inputs.map(|x| &x[half + row.start..half + row.end]),
+                &pairs,
+                &f,
+            );
+        }
+        for start in (2 * half + at..y.len()).step_by(long) {
             let end = y.len().min(start + width);
             map_span(&mut y[start..end], inputs.map(|x| &x[start..end]), &pairs, &f);
         }
+    }
+}
+
+/// Two rows.
+#[inline(always)]
+fn map_two<const M: usize, const N: usize>(
+    [y0, y1]: [&mut [f32]; 2],
+    inputs0: [&[f32]; M],
+    inputs1: [&[f32]; M],
+    tables: &[[[f32; PAIR]; N]; SPAN / PAIR],
+    f: &impl Fn([F32x4; M], [F32x4; N]) -> F32x4,
+) {
+    let whole = y0.len() / PAIR;
+    let (xs0, xs1) = (blocks::<PAIR, M>(&inputs0, y0.len()), blocks::<PAIR, M>(&inputs1, y1.len()));
+    let (pairs0, rest0) = y0.as_chunks_mut::<PAIR>();
+    let (pairs1, rest1) = y1.as_chunks_mut::<PAIR>();
+    let (pairs0, pairs1) = (&mut pairs0[..whole], &mut pairs1[..whole]);
+    let (tables, last) = tables.split_at(whole);
+    for i in 0..whole {
+        for at in [0, LANES] {
+            let tables = tables[i].each_ref().map(|t| F32x4::load(&t[at..]));
+            f(xs0.map(|x| F32x4::load(&x[i][at..])), tables).store(&mut pairs0[i][at..]);
+            f(xs1.map(|x| F32x4::load(&x[i][at..])), tables).store(&mut pairs1[i][at..]);
+        }
+    }
+    if !rest0.is_empty() {
+        for (inputs, rest) in [(inputs0, rest0), (inputs1, rest1)] {
+            map_rest(rest, inputs.map(|x| &x[whole * PAIR..]), &last[0], f);
+        }
+    }
+}
+
+/// The end of a row, less than a pair of vectors.
+#[inline(always)]
+fn map_rest<const M: usize, const N: usize>(
+    y: &mut [f32],
+    inputs: [&[f32]; M],
+    tables: &[[f32; PAIR]; N],
+    f: &impl Fn([F32x4; M], [F32x4; N]) -> F32x4,
+) {
+    for (v, y) in y.chunks_mut(LANES).enumerate() {
+        let tables = tables.each_ref().map(|t| F32x4::load(&t[v * LANES..]));
+        f(inputs.map(|x| F32x4::load_up_to(&x[v * LANES..])), tables).store_up_to(y);
     }
 }
 
@@ -67,9 +124,8 @@ fn map_span<const M: usize, const N: usize>(
             f(xs.map(|x| F32x4::load(&x[i][v * LANES..])), vector(i, v)).store(&mut y[v * LANES..]);
         }
     }
-    for (v, y) in rest.chunks_mut(LANES).enumerate() {
-        let at = whole * PAIR + v * LANES;
-        f(inputs.map(|x| F32x4::load_up_to(&x[at..])), vector(whole, v)).store_up_to(y);
+    if !rest.is_empty() {
+        map_rest(rest, inputs.map(|x| &x[whole * PAIR..]), &tables[whole], f);
     }
 }
 
