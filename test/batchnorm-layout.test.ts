@@ -5,8 +5,8 @@ import { ShapeError } from "../ts/runtime/errors.js";
 import { Random } from "../ts/runtime/random.js";
 import { sizeOf } from "../ts/runtime/shape.js";
 
-// Values whose input and output fill a first-level cache; rows may have four times as many where 16 parts remain, and 16
-// rows are a part even where they do not fit.
+// Values whose input and output fill a first-level cache. Rows may have four times as many, and 32 times where 16 parts remain,
+// and 16 rows are a part even where they are more.
 const PART = 4096;
 const ROWS_TOGETHER = 16;
 
@@ -48,6 +48,7 @@ const corners: [shape: number[], axis: number][] = [
   [[17, 300], -1],
   [[33, 5000], -1],
   [[4097, 3], -1],
+  [[5457, 3], -1],
   [[9000, 1], -1],
   [[1, 9000], 0],
   [[3, 4096], 0],
@@ -60,6 +61,8 @@ const corners: [shape: number[], axis: number][] = [
   [[2, 3, 4, 5, 6], 2],
   [[2, 1, 100, 100], 1],
   [[700, 6, 2], 1],
+  [[300_000, 2], -1],
+  [[6272, 512], -1],
 ];
 const random = new Random(3, 0x1a);
 const anyShapes = Array.from({ length: 30 }, (): [shape: number[], axis: number] => {
@@ -99,8 +102,8 @@ describe.each([...corners, ...anyShapes])("the partition of %j with channels on 
     expect([cut.count, counted]).toEqual([sizeOf(shape) / axes.channels, cut.count]);
   });
 
-  test("makes parts of runs that fit a first-level cache, of rows a second-level one", () => {
-    const rows = Math.max(PART, Math.min(4 * PART, sizeOf(shape) / 16), ROWS_TOGETHER * axes.channels);
+  test("makes parts of runs that fit a first-level cache, and at least 16 of rows where they are large", () => {
+    const rows = Math.max(4 * PART, Math.min(32 * PART, sizeOf(shape) / 16), ROWS_TOGETHER * axes.channels);
     const most = cut.kind === "rows" ? rows : PART;
     expect(Math.max(...chunks.flat().map(({ begin, end }) => end - begin))).toBeLessThanOrEqual(most);
   });

@@ -6,8 +6,9 @@ import { Random } from "../ts/runtime/random.js";
 import { expectUnits, type Values } from "./support/golden.js";
 
 const EPSILON = 1e-3;
-// What is reached, rounded up. Sums go on in f64 after 16 terms, so thousands of values cost no more than seven.
-const LIMITS = { y: 1.1, dx: 1.5, dgamma: 1.5, dbeta: 0.7, mean: 0.3, variance: 0.9 };
+// What is reached, rounded up. Sums go on in f64 after 16 terms, so thousands of values cost no more than seven. The
+// mean's 0.5 is what storing it as f32 may cost.
+const LIMITS = { y: 1.1, dx: 1.5, dgamma: 1.7, dbeta: 0.7, mean: 0.5, variance: 0.9 };
 
 let ek: Evenkeel;
 beforeAll(async () => {
@@ -67,10 +68,11 @@ function formula({ x, dy, gamma, beta }: Given, channels: number, inner: number)
 }
 
 test.each<[shape: number[], axis: number, what: string]>([
-  [[4097, 3], -1, "rows, the last part almost empty"],
-  [[2000, 37], -1, "rows, 19 parts"],
-  [[50, 1000], -1, "wide rows, the last part of 2"],
+  [[5457, 3], -1, "rows, the last part almost empty"],
+  [[2000, 37], -1, "rows, 5 parts"],
+  [[50, 1000], -1, "wide rows, 4 parts, the last of 2"],
   [[8, 13, 13, 32], -1, "rows of images"],
+  [[20_000, 24], -1, "rows of which a sample is read before"],
   [[9000, 1], -1, "one channel, three pieces"],
   [[3, 9001], 0, "channels first, three pieces each"],
   [[2, 5, 64, 65], 1, "images of two pieces, the second of 64"],

@@ -25,6 +25,7 @@
 //! (With a multiplied into p, a channel of values about 10³⁰ would have p ≈ 10⁻⁶⁰: zero in f32.)
 
 pub mod absorb;
+pub mod blocks;
 pub mod double_backward;
 pub mod fold;
 pub mod interleaved;

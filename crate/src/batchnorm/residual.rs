@@ -6,17 +6,13 @@
 //!
 //! Traffic a value: forward reads 8 bytes and writes 4; dz reads 12 and writes 4.
 
+use super::blocks::for_blocks;
 use super::double_backward::Kind;
 use super::planar::{self, Runs};
 use super::{Coefficients, interleaved};
 use crate::activation::{Activation, Linear};
 use crate::reduce::update;
 use crate::with_activation;
-
-/// Rows of a block: 16 KiB of each tensor.
-pub fn rows_in_block(channels: usize) -> usize {
-    (4096 / channels).max(1)
-}
 
 /// z ← f(z + r).
 fn activate(z: &mut [f32], r: &[f32], f: Kind) {
@@ -94,19 +90,4 @@ pub fn gradient_runs(
         planar::normalize(&mut dz[range.clone()], &x[range.clone()], k, runs, first, parts, Linear);
         differentiate(&mut dz[range.clone()], &dy[range.clone()], &r[range], f);
     });
-}
-
-/// (elements, first part, parts) of each block, the elements counted from the start of part `first`.
-fn for_blocks(
-    runs: Runs,
-    first: usize,
-    parts: usize,
-    block: usize,
-    mut each: impl FnMut(core::ops::Range<usize>, usize, usize),
-) {
-    let origin = runs.start(first);
-    for at in (first..first + parts).step_by(block) {
-        let end = (at + block).min(first + parts);
-        each(runs.start(at) - origin..runs.start(end) - origin, at, end - at);
-    }
 }

@@ -2,8 +2,7 @@
 
 use crate::abi::{part, part_mut, slice, span};
 use crate::batchnorm::double_backward::Kind;
-use crate::batchnorm::residual::rows_in_block;
-use crate::batchnorm::{Coefficients, interleaved, residual as residual_kernels};
+use crate::batchnorm::{Coefficients, blocks, interleaved, residual as residual_kernels};
 use crate::with_activation;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -37,7 +36,7 @@ pub fn bn_rows_normalize(
     // SAFETY: the promise of crate::abi.
     let (y, x, tables) = unsafe { (part_mut(y, &elements), part(x, &elements), slice(coefficients, 3 * channels)) };
     let k = Coefficients::new(tables, channels);
-    with_activation!(activation, p0, p1, |f| interleaved::normalize(y, x, k, channels, f));
+    blocks::normalize_rows(y, x, k, channels, Kind { kind: activation, p: [p0, p1] });
 }
 
 /// (Σdz, Σdz·(x − K)) of each part of `part_rows` rows; a chunk is a part.
@@ -123,7 +122,7 @@ pub fn bn_rows_normalize_add(
     };
     let k = Coefficients::new(tables, channels);
     let f = Kind { kind: activation, p: [p0, p1] };
-    residual_kernels::normalize_rows(y, x, residual, k, channels, rows_in_block(channels), f);
+    residual_kernels::normalize_rows(y, x, residual, k, channels, blocks::rows_in_block(channels), f);
 }
 
 /// dz = dy·f′((x − shift)·scale + offset + residual) over rows of channels; a chunk is `chunk` rows.
@@ -157,5 +156,5 @@ pub fn bn_rows_residual_gradient(
     };
     let k = Coefficients::new(tables, channels);
     let f = Kind { kind: activation, p: [p0, p1] };
-    residual_kernels::gradient_rows(dz, dy, x, residual, k, channels, rows_in_block(channels), f);
+    residual_kernels::gradient_rows(dz, dy, x, residual, k, channels, blocks::rows_in_block(channels), f);
 }

@@ -3,7 +3,7 @@
 use crate::abi::{part, part_mut, slice, span};
 use crate::batchnorm::double_backward::Kind;
 use crate::batchnorm::planar::Runs;
-use crate::batchnorm::{Coefficients, planar, residual as residual_kernels};
+use crate::batchnorm::{Coefficients, blocks, planar, residual as residual_kernels};
 use crate::with_activation;
 use core::ops::Range;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -57,7 +57,8 @@ pub fn bn_runs_normalize(
     let (y, x, tables) =
         unsafe { (part_mut(y, &elements), part(x, &elements), slice(coefficients, 3 * runs.channels)) };
     let k = Coefficients::new(tables, runs.channels);
-    with_activation!(activation, p0, p1, |f| planar::normalize(y, x, k, runs, range.start, range.len(), f));
+    let f = Kind { kind: activation, p: [p0, p1] };
+    blocks::normalize_runs(y, x, k, runs, range.start, range.len(), chunk as usize, f);
 }
 
 /// (Σdz, Σdz·(x − K)) of each part of runs of one channel; a chunk is `chunk` parts.
