@@ -145,8 +145,11 @@ pub fn strips(channels: usize) -> impl Iterator<Item = core::ops::Range<usize>> 
 /// Rows of fewer values are summed several as one.
 const LONG: usize = 128;
 
+/// As many rows of each quarter as there are.
+pub const ALL: usize = usize::MAX;
+
 /// How many rows of each quarter make a sample, where there are so many: its mean is an eighth of the spread from the mean.
-const SAMPLE: usize = 16;
+pub const SAMPLE: usize = 16;
 
 /// How many rows are read side by side: one of each quarter of the rows, so that memory is read in four streams, each in order.
 const STREAMS: usize = 4;
@@ -175,34 +178,10 @@ impl<const N: usize, const K: usize> Columns<N, K> {
     };
 
     /// In a strip of columns, the first of them `at`: sums\[k\]\[c\] = Σ over rows of f(inputs\[r\]\[c\], tables\[c\])\[k\], added up as
-    /// [`TERMS`] says. The tables and the sums are of the strip.
-    pub fn sum<const M: usize>(
-        &mut self,
-        sums: [&mut [f64]; K],
-        inputs: [&[f32]; M],
-        channels: usize,
-        at: usize,
-        tables: [&[f32]; N],
-        f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
-    ) {
-        self.sum_part(usize::MAX, sums, inputs, channels, at, tables, f);
-    }
-
-    /// The same over some of the rows, spread evenly, where there are many: over a number of them that is returned.
-    pub fn sum_sample<const M: usize>(
-        &mut self,
-        sums: [&mut [f64]; K],
-        inputs: [&[f32]; M],
-        channels: usize,
-        at: usize,
-        tables: [&[f32]; N],
-        f: impl Fn([F32x4; M], [F32x4; N]) -> [F32x4; K],
-    ) -> usize {
-        self.sum_part(SAMPLE, sums, inputs, channels, at, tables, f)
-    }
-
+    /// [`TERMS`] says. The tables and the sums are of the strip. `most` is [`ALL`] or [`SAMPLE`], of rows spread evenly; how many
+    /// rows were summed is returned.
     #[inline(never)]
-    fn sum_part<const M: usize>(
+    pub fn sum<const M: usize>(
         &mut self,
         most: usize,
         sums: [&mut [f64]; K],
@@ -386,7 +365,7 @@ mod tests {
                     let mut sums = vec![0.5; strip.len()];
                     let table = &table[strip.clone()];
                     let mut columns = Columns::ROOM;
-                    columns.sum([&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
+                    columns.sum(ALL, [&mut sums], [&x], channels, strip.start, [table], |[v], [t]| [v - t]);
                     for (c, got) in strip.zip(sums) {
                         let want: f64 = y.iter().skip(c).step_by(channels).map(|&v| f64::from(v)).sum();
                         assert_eq!(got, want, "{rows} rows, channel {c} of {channels}");

@@ -5,24 +5,49 @@ use super::double_backward::Kind;
 use super::planar::{self, Runs};
 use super::{Coefficients, interleaved};
 use crate::activation::{self, Linear, Relu, kind};
+use core::ops::Range;
 
 /// Rows of a block: 16 KiB of each tensor.
 pub fn rows_in_block(channels: usize) -> usize {
     (4096 / channels).max(1)
 }
 
-/// (elements, first part, parts) of each block of `block` parts, the elements counted from the start of part `first`.
-pub fn for_blocks(
+/// y = (x − shift)·scale + offset over rows of channels, in blocks of `block` rows; `then` goes over each, with its elements.
+pub fn linear_rows(
+    y: &mut [f32],
+    x: &[f32],
+    k: Coefficients,
+    channels: usize,
+    block: usize,
+    mut then: impl FnMut(&mut [f32], Range<usize>),
+) {
+    let block = block * channels;
+    for start in (0..y.len()).step_by(block) {
+        let range = start..y.len().min(start + block);
+        let y = &mut y[range.clone()];
+        interleaved::normalize(y, &x[range.clone()], k, channels, Linear);
+        then(y, range);
+    }
+}
+
+/// The same over the `parts` parts of runs from `first` on, in blocks of `block` parts.
+pub fn linear_runs(
+    y: &mut [f32],
+    x: &[f32],
+    k: Coefficients,
     runs: Runs,
     first: usize,
     parts: usize,
     block: usize,
-    mut each: impl FnMut(core::ops::Range<usize>, usize, usize),
+    mut then: impl FnMut(&mut [f32], Range<usize>),
 ) {
     let origin = runs.start(first);
     for at in (first..first + parts).step_by(block) {
         let end = (at + block).min(first + parts);
-        each(runs.start(at) - origin..runs.start(end) - origin, at, end - at);
+        let range = runs.start(at) - origin..runs.start(end) - origin;
+        let y = &mut y[range.clone()];
+        planar::normalize(y, &x[range.clone()], k, runs, at, end - at, Linear);
+        then(y, range);
     }
 }
 
@@ -32,11 +57,7 @@ pub fn normalize_rows(y: &mut [f32], x: &[f32], k: Coefficients, channels: usize
         kind::LINEAR => interleaved::normalize(y, x, k, channels, Linear),
         kind::RELU => interleaved::normalize(y, x, k, channels, Relu),
         _ => {
-            let block = rows_in_block(channels) * channels;
-            for (y, x) in y.chunks_mut(block).zip(x.chunks(block)) {
-                interleaved::normalize(y, x, k, channels, Linear);
-                activation::apply(y, f.kind, f.p[0], f.p[1]);
-            }
+            linear_rows(y, x, k, channels, rows_in_block(channels), |y, _| activation::apply(y, f.kind, f.p[0], f.p[1]))
         }
     }
 }
@@ -55,10 +76,6 @@ pub fn normalize_runs(
     match f.kind {
         kind::LINEAR => planar::normalize(y, x, k, runs, first, parts, Linear),
         kind::RELU => planar::normalize(y, x, k, runs, first, parts, Relu),
-        _ => for_blocks(runs, first, parts, block, |range, first, parts| {
-            let y = &mut y[range.clone()];
-            planar::normalize(y, &x[range], k, runs, first, parts, Linear);
-            activation::apply(y, f.kind, f.p[0], f.p[1]);
-        }),
+        _ => linear_runs(y, x, k, runs, first, parts, block, |y, _| activation::apply(y, f.kind, f.p[0], f.p[1])),
     }
 }

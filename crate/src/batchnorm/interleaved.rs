@@ -7,7 +7,7 @@
 
 use super::{Coefficients, moments_about, near_mean, slow_moments};
 use crate::activation::Activation;
-use crate::rows::{Columns, STRIP, map_rows, strips};
+use crate::rows::{ALL, Columns, SAMPLE, STRIP, map_rows, strips};
 use crate::simd::F32x4;
 
 /// (mean, M2) of each channel over each part of `part_rows` rows (the last one shorter) of x: parts\[part\]\[channel\].
@@ -22,10 +22,10 @@ pub fn statistics(parts: &mut [f64], x: &[f32], channels: usize, part_rows: usiz
             let (at, width) = (strip.start, strip.len());
             let (sum, squares, centre) = (&mut sum[..width], &mut squares[..width], &mut centre[..width]);
             centre.copy_from_slice(&x[strip]);
-            let sampled = means.sum_sample([&mut *sum], [x], channels, at, [&*centre], |[x], [first]| [x - first]);
+            let sampled = means.sum(SAMPLE, [&mut *sum], [x], channels, at, [&*centre], |[x], [first]| [x - first]);
             move_by(centre, sum, 1.0 / sampled as f64);
             for last in [false, true] {
-                moments.sum([&mut *sum, &mut *squares], [x], channels, at, [&*centre], |[x], [centre]| {
+                moments.sum(ALL, [&mut *sum, &mut *squares], [x], channels, at, [&*centre], |[x], [centre]| {
                     let d = x - centre;
                     [d, d * d]
                 });
@@ -70,6 +70,8 @@ fn set_moments(
 }
 
 /// y = f((x − shift)·scale + offset).
+// One copy for all callers: each would take its own, 10 KB in all.
+#[inline(never)]
 pub fn normalize(y: &mut [f32], x: &[f32], k: Coefficients, channels: usize, f: impl Activation) {
     map_rows(y, [x], [k.shift, k.scale, k.offset], channels, |[x], [shift, scale, offset]| {
         f.value((x - shift) * scale + offset)
@@ -94,7 +96,7 @@ pub fn gradient_sums(
             let (at, width) = (strip.start, strip.len());
             let tables = [k.shift, k.scale, k.offset].map(|t| &t[strip.clone()]);
             let sums = [&mut sum[..width], &mut shifted_sum[..width]];
-            columns.sum(sums, [dy, x], channels, at, tables, |[dy, x], [shift, scale, offset]| {
+            columns.sum(ALL, sums, [dy, x], channels, at, tables, |[dy, x], [shift, scale, offset]| {
                 let shifted = x - shift;
                 let dz = dz(dy, shifted, scale, offset, f);
                 [dz, dz * shifted]

@@ -6,11 +6,11 @@
 //!
 //! Traffic a value: forward reads 8 bytes and writes 4; dz reads 12 and writes 4.
 
-use super::blocks::for_blocks;
+use super::Coefficients;
+use super::blocks::{linear_rows, linear_runs};
 use super::double_backward::Kind;
-use super::planar::{self, Runs};
-use super::{Coefficients, interleaved};
-use crate::activation::{Activation, Linear};
+use super::planar::Runs;
+use crate::activation::Activation;
 use crate::reduce::update;
 use crate::with_activation;
 
@@ -27,11 +27,7 @@ fn differentiate(z: &mut [f32], dy: &[f32], r: &[f32], f: Kind) {
 /// y = f(z + r) over rows of channels, in blocks of `block` rows.
 pub fn normalize_rows(y: &mut [f32], x: &[f32], r: &[f32], k: Coefficients, channels: usize, block: usize, f: Kind) {
     assert!(y.len() == x.len() && y.len() == r.len());
-    let block = block * channels;
-    for ((y, x), r) in y.chunks_mut(block).zip(x.chunks(block)).zip(r.chunks(block)) {
-        interleaved::normalize(y, x, k, channels, Linear);
-        activate(y, r, f);
-    }
+    linear_rows(y, x, k, channels, block, |y, range| activate(y, &r[range], f));
 }
 
 /// dz = dy·f′(z + r) over rows of channels, in blocks of `block` rows.
@@ -46,11 +42,7 @@ pub fn gradient_rows(
     f: Kind,
 ) {
     assert!(dz.len() == dy.len() && dz.len() == x.len() && dz.len() == r.len());
-    let block = block * channels;
-    for (((dz, dy), x), r) in dz.chunks_mut(block).zip(dy.chunks(block)).zip(x.chunks(block)).zip(r.chunks(block)) {
-        interleaved::normalize(dz, x, k, channels, Linear);
-        differentiate(dz, dy, r, f);
-    }
+    linear_rows(dz, x, k, channels, block, |dz, range| differentiate(dz, &dy[range.clone()], &r[range], f));
 }
 
 /// y = f(z + r) over the `parts` parts of runs from `first` on, in blocks of `block` parts.
@@ -66,10 +58,7 @@ pub fn normalize_runs(
     f: Kind,
 ) {
     assert!(y.len() == x.len() && y.len() == r.len());
-    for_blocks(runs, first, parts, block, |range, first, parts| {
-        planar::normalize(&mut y[range.clone()], &x[range.clone()], k, runs, first, parts, Linear);
-        activate(&mut y[range.clone()], &r[range], f);
-    });
+    linear_runs(y, x, k, runs, first, parts, block, |y, range| activate(y, &r[range], f));
 }
 
 /// dz = dy·f′(z + r) over the `parts` parts of runs from `first` on, in blocks of `block` parts.
@@ -86,8 +75,5 @@ pub fn gradient_runs(
     f: Kind,
 ) {
     assert!(dz.len() == dy.len() && dz.len() == x.len() && dz.len() == r.len());
-    for_blocks(runs, first, parts, block, |range, first, parts| {
-        planar::normalize(&mut dz[range.clone()], &x[range.clone()], k, runs, first, parts, Linear);
-        differentiate(&mut dz[range.clone()], &dy[range.clone()], &r[range], f);
-    });
+    linear_runs(dz, x, k, runs, first, parts, block, |dz, range| differentiate(dz, &dy[range.clone()], &r[range], f));
 }
