@@ -24,7 +24,7 @@ import { join } from "node:path";
  * @property {Uint8Array} [onnx]
  *
  * @typedef {object} LimitJob
- * @property {"memory.copy" | "copy loop" | "multiply-add"} kind
+ * @property {"memory.copy" | "copy loop" | "traffic of forward" | "traffic of forward and backward" | "multiply-add"} kind
  * @property {Record<string, Values>} tensors
  * @property {number} [bytes]
  * @property {Uint8Array} [wasm]

@@ -1,4 +1,6 @@
-// The machine's own limits, met inside WebAssembly as we are: timed beside the peers, in a process like theirs.
+// The machine's own limits, met inside WebAssembly as we are: timed beside the peers, in a process like theirs. The traffic of a
+// pass is what batch norm cannot do without, by loops of loads and stores without its arithmetic: forward reads x for the
+// statistics, then reads it and writes y; backward reads dy and x for the sums, then reads both and writes dx.
 
 export const title = () => "this machine, inside wasm";
 
@@ -8,19 +10,43 @@ const STEPS = 1_000_000;
 /** Multiply-adds of four lanes each, two operations a lane. */
 export const OPERATIONS = STEPS * SUMS * 4 * 2;
 
-/** The module in binaryen's text. The copies take bytes that are a multiple of 64. */
+const VECTORS = [0, 16, 32, 48];
+
+/** A loop over lines of 64 bytes, `$at` being where one begins. @param {(offset: number, i: number) => string} vector */
+const lines = (vector) => `(loop $next
+      ${VECTORS.map(vector).join("\n      ")}
+      (br_if $next (i32.lt_u
+        (local.tee $at (i32.add (local.get $at) (i32.const 64)))
+        (local.get $bytes))))`;
+
+/** @param {string} tensor @param {number} offset in its line */
+const load = (tensor, offset) => `(v128.load offset=${offset} (i32.add (local.get ${tensor}) (local.get $at)))`;
+
+/** @param {string} tensor @param {number} offset in its line @param {string} value */
+const store = (tensor, offset, value) =>
+  `(v128.store offset=${offset} (i32.add (local.get ${tensor}) (local.get $at)) ${value})`;
+
+const together = `(v128.xor
+      (v128.xor (local.get $s0) (local.get $s1))
+      (v128.xor (local.get $s2) (local.get $s3)))`;
+
+/** The module in binaryen's text. All but multiply-add take bytes that are a multiple of 64. */
 export const TEXT = `(module
   (memory (export "memory") 1)
   (func (export "memory.copy") (param $to i32) (param $from i32) (param $bytes i32)
     (memory.copy (local.get $to) (local.get $from) (local.get $bytes)))
-  (func (export "copy loop") (param $to i32) (param $from i32) (param $bytes i32) (local $end i32)
-    (local.set $end (i32.add (local.get $to) (local.get $bytes)))
-    (loop $next
-      ${[0, 16, 32, 48].map((at) => `(v128.store offset=${at} (local.get $to) (v128.load offset=${at} (local.get $from)))`).join("\n      ")}
-      (local.set $from (i32.add (local.get $from) (i32.const 64)))
-      (br_if $next (i32.lt_u
-        (local.tee $to (i32.add (local.get $to) (i32.const 64)))
-        (local.get $end)))))
+  (func (export "copy loop") (param $to i32) (param $from i32) (param $bytes i32) (local $at i32)
+    ${lines((at) => store("$to", at, load("$from", at)))})
+  (func (export "read one") (param $a i32) (param $bytes i32) (result i32) (local $at i32)
+    ${VECTORS.map((_, i) => `(local $s${i} v128)`).join(" ")}
+    ${lines((at, i) => `(local.set $s${i} (v128.xor (local.get $s${i}) ${load("$a", at)}))`)}
+    (i32x4.extract_lane 0 ${together}))
+  (func (export "read two") (param $a i32) (param $b i32) (param $bytes i32) (result i32) (local $at i32)
+    ${VECTORS.map((_, i) => `(local $s${i} v128)`).join(" ")}
+    ${lines((at, i) => `(local.set $s${i} (v128.xor (local.get $s${i}) (v128.xor ${load("$a", at)} ${load("$b", at)})))`)}
+    (i32x4.extract_lane 0 ${together}))
+  (func (export "two into one") (param $to i32) (param $a i32) (param $b i32) (param $bytes i32) (local $at i32)
+    ${lines((at) => store("$to", at, `(v128.xor ${load("$a", at)} ${load("$b", at)})`))})
   (func (export "multiply-add") (param $a f32) (param $b f32) (param $steps i32) (result f32)
     (local $va v128) (local $vb v128) ${sums((s) => `(local ${s} v128)`)}
     (local.set $va (f32x4.splat (local.get $a)))
@@ -60,8 +86,23 @@ export async function prepare({ kind, bytes = 0, wasm }) {
   const exports = /** @type {Record<string, any>} */ (instance.exports);
   const answers = () => ({});
   if (kind === "multiply-add") return { run: () => exports[kind](0.5, 1, STEPS), answers };
-  exports.memory.grow(Math.ceil((2 * bytes) / 65536));
+  exports.memory.grow(Math.ceil((4 * bytes) / 65536));
   // Pages that were never written may be one and the same page of zeros.
   new Uint8Array(exports.memory.buffer).fill(1);
-  return { run: () => exports[kind](bytes, 0, bytes), answers };
+  const [x, y, dy, dx] = [0, 1, 2, 3].map((i) => i * bytes);
+  const forward = () => {
+    exports["read one"](x, bytes);
+    exports["copy loop"](y, x, bytes);
+  };
+  const runs = {
+    "memory.copy": () => exports[kind](y, x, bytes),
+    "copy loop": () => exports[kind](y, x, bytes),
+    "traffic of forward": forward,
+    "traffic of forward and backward": () => {
+      forward();
+      exports["read two"](dy, x, bytes);
+      exports["two into one"](dx, dy, x, bytes);
+    },
+  };
+  return { run: runs[kind], answers };
 }
