@@ -222,11 +222,12 @@ function directSizes({ window, filters }: Convolution) {
   ] as const;
 }
 
-// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, and the numbers
-// of channels that vectors and panels are filled up to.
+// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, vectors left free
+// behind those of a point, and the number of channels that vectors are filled up to.
 const POINTS = 16;
 const FORWARD_BLOCK = 8;
 const GRADIENT_BLOCK = 32;
+const GAP = 1;
 const VECTOR = 4;
 
 /** F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
@@ -278,7 +279,8 @@ export const winograd: ConvolutionWay = {
     const { program, name, images, window, filters } = convolution;
     const { dkernel, dbias, dy, x } = regions;
     const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
-    const length = Math.max(inputs, outputs) + POINTS * (GRADIENT_BLOCK * (inputs + outputs) + inputs * outputs);
+    const block = GRADIENT_BLOCK * (inputs + outputs + GAP * (VECTOR + PANEL));
+    const length = Math.max(inputs, outputs) + POINTS * (block + inputs * outputs);
     const partLength = length + kernelLength(convolution);
     // Few pixels and many channels: the sums at all points would be the largest thing in memory.
     if (partLength > outputLength(convolution)) return direct.kernelGradient(convolution, regions);
@@ -312,7 +314,8 @@ function winogradPackedLength(from: number, to: number): number {
 /** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
 function winogradScratch(convolution: Convolution, channels: number) {
   const { program, name, images } = convolution;
-  const length = (1 + POINTS * FORWARD_BLOCK) * wholeVectors(channels);
+  const depth = wholeVectors(channels);
+  const length = depth + POINTS * FORWARD_BLOCK * (depth + GAP * VECTOR);
   const perPart = imagesPerPart(images, length, outputLength(convolution));
   return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
 }

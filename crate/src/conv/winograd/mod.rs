@@ -36,6 +36,10 @@ use transform::Points;
 /// Products for each tile and pair of channels.
 const POINTS: usize = 16;
 
+/// Vectors of room that scratch leaves free behind those of a point: with 32 or 64 channels the 16 points of a patch would
+/// otherwise lie 2 or 4 KiB apart, in the same lines of a first-level cache.
+const GAP: usize = 1;
+
 /// The tiles of a chunk's images: image by image, each row by row.
 #[derive(Clone, Copy)]
 struct Grid {
