@@ -109,6 +109,17 @@ describe.each([...corners, ...anyShapes])("the partition of %j with channels on 
   });
 });
 
+// The kernels read a part in four streams, one of each quarter. A way of a first-level cache spans 4 KiB: streams that lie a
+// multiple of it apart would meet in the same lines.
+test.each([1, 3, 6, 24, 32, 64, 100, 128, 256, 512])("the quarters of a part of rows of %i channels lie apart", (c) => {
+  const cut = partition({ outer: 40_000_000 / c, channels: 2 * c, inner: 1 });
+  const apart = ((cut.unit / 4) * 4 * cut.channels) % 4096;
+  expect(cut.unit % 4).toBe(0);
+  if (c < 512) expect(Math.min(apart, 4096 - apart)).toBeGreaterThanOrEqual(1024);
+  // Rows of 4 KiB: nothing to choose.
+  else expect(apart).toBe(0);
+});
+
 describe("the axes around the channel axis", () => {
   test.each<[number[], ChannelAxes, Axes]>([
     [[7, 5], -1, { outer: 7, channels: 5, inner: 1 }],
