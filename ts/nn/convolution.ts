@@ -228,6 +228,8 @@ const POINTS = 16;
 const FORWARD_BLOCK = 8;
 const GRADIENT_BLOCK = 32;
 const GAP = 1;
+// Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
+const GRADIENT_BUDGET = 2.5;
 const VECTOR = 4;
 
 /** F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
@@ -282,9 +284,11 @@ export const winograd: ConvolutionWay = {
     const block = GRADIENT_BLOCK * (inputs + outputs + GAP * (VECTOR + PANEL));
     const length = Math.max(inputs, outputs) + POINTS * (block + inputs * outputs);
     const partLength = length + kernelLength(convolution);
-    // Few pixels and many channels: the sums at all points would be the largest thing in memory.
-    if (partLength > outputLength(convolution)) return direct.kernelGradient(convolution, regions);
-    const perPart = imagesPerPart(images, partLength, outputLength(convolution));
+    // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part would
+    // be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
+    const budget = GRADIENT_BUDGET * outputLength(convolution);
+    if (2 * partLength > budget) return direct.kernelGradient(convolution, regions);
+    const perPart = imagesPerPart(images, partLength, budget);
     const partials = gradientPartials(convolution, perPart, dkernel, dbias);
     const scratch = program.workspace(`${name}/kernel gradient scratch`, 4 * partials.parts * length);
     program.call(
