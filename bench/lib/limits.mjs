@@ -26,9 +26,15 @@ const load = (tensor, offset) => `(v128.load offset=${offset} (i32.add (local.ge
 const store = (tensor, offset, value) =>
   `(v128.store offset=${offset} (i32.add (local.get ${tensor}) (local.get $at)) ${value})`;
 
-const together = `(v128.xor
+/** @param {number} at */
+const both = (at) => `(v128.xor ${load("$a", at)} ${load("$b", at)})`;
+
+/** Reads vectors and returns something made of them all. @param {(offset: number) => string} vector */
+const read = (vector) => `${VECTORS.map((_, i) => `(local $s${i} v128)`).join(" ")}
+    ${lines((at, i) => `(local.set $s${i} (v128.xor (local.get $s${i}) ${vector(at)}))`)}
+    (i32x4.extract_lane 0 (v128.xor
       (v128.xor (local.get $s0) (local.get $s1))
-      (v128.xor (local.get $s2) (local.get $s3)))`;
+      (v128.xor (local.get $s2) (local.get $s3))))`;
 
 /** The module in binaryen's text. All but multiply-add take bytes that are a multiple of 64. */
 export const TEXT = `(module
@@ -38,15 +44,11 @@ export const TEXT = `(module
   (func (export "copy loop") (param $to i32) (param $from i32) (param $bytes i32) (local $at i32)
     ${lines((at) => store("$to", at, load("$from", at)))})
   (func (export "read one") (param $a i32) (param $bytes i32) (result i32) (local $at i32)
-    ${VECTORS.map((_, i) => `(local $s${i} v128)`).join(" ")}
-    ${lines((at, i) => `(local.set $s${i} (v128.xor (local.get $s${i}) ${load("$a", at)}))`)}
-    (i32x4.extract_lane 0 ${together}))
+    ${read((at) => load("$a", at))})
   (func (export "read two") (param $a i32) (param $b i32) (param $bytes i32) (result i32) (local $at i32)
-    ${VECTORS.map((_, i) => `(local $s${i} v128)`).join(" ")}
-    ${lines((at, i) => `(local.set $s${i} (v128.xor (local.get $s${i}) (v128.xor ${load("$a", at)} ${load("$b", at)})))`)}
-    (i32x4.extract_lane 0 ${together}))
+    ${read(both)})
   (func (export "two into one") (param $to i32) (param $a i32) (param $b i32) (param $bytes i32) (local $at i32)
-    ${lines((at) => store("$to", at, `(v128.xor ${load("$a", at)} ${load("$b", at)})`))})
+    ${lines((at) => store("$to", at, both(at)))})
   (func (export "multiply-add") (param $a f32) (param $b f32) (param $steps i32) (result f32)
     (local $va v128) (local $vb v128) ${sums((s) => `(local ${s} v128)`)}
     (local.set $va (f32x4.splat (local.get $a)))

@@ -22,8 +22,8 @@ pub fn map_rows<const M: usize, const N: usize>(
     let mut pairs = [[[0.0; PAIR]; N]; SPAN / PAIR];
     // Several short rows as one, with tables as long: less is to be done a row. Whole pairs of vectors where that can be.
     let together = (SPAN / channels).clamp(1, (y.len() / channels).max(1));
-    let whole = PAIR >> channels.trailing_zeros().min(PAIR.trailing_zeros());
-    let long = channels * if together < whole { together } else { together / whole * whole };
+    let even = PAIR >> channels.trailing_zeros().min(PAIR.trailing_zeros());
+    let long = channels * if together < even { together } else { together / even * even };
     for at in (0..long).step_by(SPAN) {
         let width = SPAN.min(long - at);
         for (n, table) in tables.iter().enumerate() {

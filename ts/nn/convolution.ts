@@ -228,9 +228,10 @@ const POINTS = 16;
 const FORWARD_BLOCK = 8;
 const GRADIENT_BLOCK = 32;
 const GAP = 1;
+const VECTOR = 4;
+
 // Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
 const GRADIENT_BUDGET = 2.5;
-const VECTOR = 4;
 
 /** F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
 export const winograd: ConvolutionWay = {
