@@ -15,6 +15,7 @@ import {
 } from "node:fs";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { withBuildId } from "./build-id.mjs";
 import { main, must, run, Stop, say } from "./process.mjs";
 import { withoutPanics, withoutUnreadData } from "./shrink-wasm.mjs";
 import { detect, root, toolFolder, tools } from "./toolchain.mjs";
@@ -125,8 +126,8 @@ export async function buildWasm(which = "library") {
     ...(variant.targetFeatures === relaxedSimd ? ["--enable-relaxed-simd"] : []),
     ...[lean, "-o", fresh],
   ]);
-  const unread = withoutUnreadData(readFileSync(fresh));
-  if (unread !== undefined) writeFileSync(fresh, unread);
+  const optimized = readFileSync(fresh);
+  writeFileSync(fresh, withBuildId(withoutUnreadData(optimized) ?? optimized));
   for (const product of products) renameSync(join(packed, `${product}.new`), join(folder, product));
 
   const warnings = warningsIn(output);
@@ -185,7 +186,7 @@ function sources(folder) {
   const crate = readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(root.length));
-  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", "scripts/shrink-wasm.mjs", ...crate.sort()];
+  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", "scripts/build-id.mjs", "scripts/shrink-wasm.mjs", ...crate.sort()];
 }
 
 /** @param {string} folder */

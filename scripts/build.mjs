@@ -15,6 +15,7 @@ import { fileURLToPath } from "node:url";
 import { build as esbuild } from "esbuild";
 import { minify } from "terser";
 import { buildUnpacker, buildWasm } from "./build-wasm.mjs";
+import { buildIdOf } from "./build-id.mjs";
 import { pack } from "./pack.mjs";
 import { main, must, Stop, say } from "./process.mjs";
 import { root } from "./toolchain.mjs";
@@ -53,7 +54,8 @@ function ownership(name) {
 }
 
 /**
- * The WebAssembly travels inside the file, packed: nothing to serve beside it, nothing to configure.
+ * The WebAssembly travels inside the file, packed: nothing to serve beside it, nothing to configure. Where evenkeel.wasm lies
+ * beside it all the same and can be read, its build's id tells whether it is the same.
  * @param {string} unpacker @returns {import("esbuild").Plugin}
  */
 function inlined(unpacker) {
@@ -61,9 +63,13 @@ function inlined(unpacker) {
     name: "inlined",
     setup(build) {
       build.onLoad({ filter: /\.wasm$/ }, ({ path }) => {
-        const [decoder, packed] = [readFileSync(unpacker), pack(readFileSync(path))];
+        const module = readFileSync(path);
+        const [decoder, packed] = [readFileSync(unpacker), pack(module)].map((bytes) => bytes.toString("base64"));
         const contents = `import { fromBase64, unpack } from "./ts/runtime/unpack.ts";
-          export default () => unpack(fromBase64("${decoder.toString("base64")}"), fromBase64("${packed.toString("base64")}"));`;
+          export default {
+            buildId: "${buildIdOf(module).join()}",
+            unpack: () => unpack(fromBase64("${decoder}"), fromBase64("${packed}")),
+          };`;
         return { contents, resolveDir: root };
       });
     },
@@ -136,7 +142,8 @@ async function tighten(file) {
     module: true,
     ecma: 2020,
     compress: { passes: 2 },
-    format: { max_line_len: LONGEST_LINE },
+    // Engines keep a text of nothing but ASCII at one byte a character, and read it faster.
+    format: { max_line_len: LONGEST_LINE, ascii_only: true },
     sourceMap: { content: readFileSync(map, "utf8"), url: basename(map) },
   });
   writeFileSync(file, code);

@@ -14,6 +14,5 @@ export function initialize(values: Float32Array, shape: Shape, initializer: Init
   // Glorot and Bengio 2010: uniform in ±√(6/(fan in + fan out)); a convolution's fans count its window.
   const [inputs = 1, outputs = 1] = shape.slice(-2);
   const window = sizeOf(shape.slice(0, -2));
-  const limit = Math.sqrt(6 / (window * (inputs + outputs)));
-  for (let i = 0; i < values.length; i++) values[i] = limit * (2 * random.uniform() - 1);
+  random.fillUniform(values, Math.sqrt(6 / (window * (inputs + outputs))));
 }

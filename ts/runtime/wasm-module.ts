@@ -1,6 +1,6 @@
-import unpackInlined from "../wasm/evenkeel_bg.wasm";
+import inlined from "../wasm/evenkeel_bg.wasm";
 import { DataError, FormatError, UnsupportedError, ValueError } from "./errors.js";
-import { fetchAddress } from "./threads/host.js";
+import { fetchAddress, readBeside } from "./threads/host.js";
 import { withSharedMemory } from "./threads/shared-module.js";
 
 /** Where Evenkeel's WebAssembly can come from. */
@@ -13,12 +13,15 @@ export interface CompiledModule {
   readonly sharedPages?: number;
 }
 
+/** As scripts/build-id.mjs has it. */
+const BUILD_ID_BYTES = 16;
+
 // By identity. What failed is forgotten, so that it can be tried again.
 const ownMemory = new WeakMap<object, Promise<CompiledModule>>();
 const sharedMemory = new WeakMap<object, Promise<CompiledModule>>();
 const responses = new WeakMap<object, Promise<BufferSource>>();
 // The one that the package brings.
-const inlined = new Map<string, Promise<BufferSource>>();
+const own = new Map<string, Promise<BufferSource>>();
 // By their text.
 const addresses = new Map<string, Promise<BufferSource>>();
 
@@ -34,9 +37,16 @@ const addresses = new Map<string, Promise<BufferSource>>();
 export async function compileModule(source?: ModuleSource, shared = false): Promise<CompiledModule> {
   // By tag, not instanceof: objects may come from another realm (an iframe, node:vm).
   if (tagOf(source) === "WebAssembly.Module") return { module: source as WebAssembly.Module };
-  const bytes =
-    source === undefined ? await cached(inlined, "kernels", () => compiling(unpackInlined)) : await readSource(source);
+  const bytes = source === undefined ? await cached(own, "kernels", ownBytes) : await readSource(source);
   return cached(shared ? sharedMemory : ownMemory, bytes, () => compileBytes(bytes, shared));
+}
+
+/** The package's own, from the file that is published beside it where that can be read at once: unpacking takes longer. */
+async function ownBytes(): Promise<BufferSource> {
+  const file = readBeside("evenkeel.wasm");
+  // A bundler may have moved this code beside the file of another build.
+  if (file?.subarray(-BUILD_ID_BYTES).join() === inlined.buildId) return file;
+  return compiling(() => inlined.unpack());
 }
 
 /** The bytes of a source that is no module yet, read once. @throws {ValueError | DataError} as {@link compileModule}. */

@@ -1,6 +1,10 @@
 // scripts/build.mjs inlines the file, packed.
 declare module "*.wasm" {
-  /** Unpacks it, anew each time. */
-  const bytes: () => Promise<Uint8Array<ArrayBuffer>>;
-  export default bytes;
+  const inlined: {
+    /** The file's last bytes, which tell its build; as numbers, joined by commas. */
+    readonly buildId: string;
+    /** Unpacks it, anew each time. */
+    unpack(): Promise<Uint8Array<ArrayBuffer>>;
+  };
+  export default inlined;
 }

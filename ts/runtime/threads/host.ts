@@ -3,7 +3,7 @@
 /** What Evenkeel uses of `process`, where there is one. */
 interface NodeProcess {
   getBuiltinModule?(name: string): unknown;
-  readonly versions?: { readonly bun?: string };
+  readonly versions?: { readonly bun?: string; readonly deno?: string };
 }
 
 interface NodeWorker {
@@ -31,6 +31,22 @@ export async function fetchAddress(address: string): Promise<Response> {
   const files = builtin<{ readFile(file: URL): Promise<Uint8Array<ArrayBuffer>> }>("node:fs/promises");
   if (!address.startsWith("file:") || files === undefined) return fetch(address);
   return new Response(await files.readFile(new URL(address)));
+}
+
+/**
+ * A file beside this one, read at once; undefined where files are not open to this code. Not in Deno, which would ask its
+ * user for leave.
+ */
+export function readBeside(name: string): Uint8Array<ArrayBuffer> | undefined {
+  const files = builtin<{ readFileSync(file: URL): Uint8Array<ArrayBuffer> }>("node:fs");
+  // In two steps: in one, bundlers take the file for an asset that every page wants.
+  const here = import.meta.url;
+  if (files === undefined || nodeProcess?.versions?.deno !== undefined || !here.startsWith("file:")) return undefined;
+  try {
+    return files.readFileSync(new URL(name, here));
+  } catch {
+    return undefined;
+  }
 }
 
 /** Cores that this process may use, as far as the engine tells. */
