@@ -41,6 +41,7 @@ pub mod optim;
 pub mod oracle;
 pub mod permute;
 pub mod pool;
+pub mod random;
 pub mod reduce;
 pub mod rows;
 #[cfg(any(test, feature = "selftest"))]

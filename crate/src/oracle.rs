@@ -372,3 +372,19 @@ pub fn assert_is_gradient(gradient: &[f64], x: &[f64], f: impl Fn(&[f64]) -> f64
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
+
+/// limit·(2u − 1) of u = ⌊bits/2⁸⌋/2²⁴, bits being sfc32's from its definition, in whole numbers modulo 2³².
+pub fn uniform(len: usize, limit: f64, seed: u32, stream: u32) -> Vec<f64> {
+    const MODULUS: u64 = 1 << 32;
+    let (mut a, mut b, mut c, mut counter) = (0, u64::from(seed), u64::from(stream), 1);
+    let mut draw = || {
+        let result = (a + b + counter) % MODULUS;
+        counter = (counter + 1) % MODULUS;
+        a = b ^ (b / 512);
+        b = 9 * c % MODULUS;
+        c = (c * (1 << 21) % MODULUS + c / (1 << 11) + result) % MODULUS;
+        result
+    };
+    (0..12).for_each(|_| _ = draw());
+    (0..len).map(|_| limit * ((draw() / 256) as f64 / (1 << 23) as f64 - 1.0)).collect()
+}

@@ -97,6 +97,7 @@ pub fn cases() -> Vec<&'static Case> {
         crate::optim::cases::CASES,
         crate::permute::cases::CASES,
         crate::pool::cases::CASES,
+        crate::random::cases::CASES,
         crate::softmax::cases::CASES,
     ];
     families.into_iter().flatten().collect()

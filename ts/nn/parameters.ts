@@ -1,6 +1,5 @@
 import type { ParameterRange } from "../optim/optimizer.js";
 import { Region } from "../runtime/program.js";
-import { Random } from "../runtime/random.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { type Shape, sizeOf, wholeLines } from "../runtime/shape.js";
 import { initialize } from "./initializers.js";
@@ -69,9 +68,8 @@ export class Parameters {
 
   /** Fills every variable as its layer wants, from a seed. */
   initialize(seed: number): void {
-    this.list.forEach((parameter, index) => {
-      const random = new Random(seed, index);
-      initialize(this.view(parameter), parameter.spec.shape, parameter.spec.initializer, random);
+    this.list.forEach(({ value, spec }, stream) => {
+      initialize(this.#runtime, { address: value.value, shape: spec.shape }, spec.initializer, { seed, stream });
     });
   }
 

@@ -72,7 +72,8 @@ export class Snapshot {
     for (const [from, to] of this.#copies) {
       runtime.u8(to.value, to.bytes).set(runtime.u8(from.value, from.bytes));
     }
-    this.#prepare.run(runtime);
+    // Work of the size of the weights: a first prediction should not wait for threads that it may not need.
+    this.#prepare.runHere(runtime);
   }
 
   /** The output for `count` samples, at most `batchSize`; overwritten by the next run. */

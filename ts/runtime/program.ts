@@ -194,6 +194,14 @@ export class Program {
     }
   }
 
+  /** Like {@link run} on this thread alone: for what is done before another one would have started. */
+  runHere(runtime: Runtime, from = 0, to = this.#calls.length): void {
+    for (let i = from; i < to; i++) {
+      const { kernel, chunks, args } = this.#resolved(i);
+      runtime.runHere(kernel, 0, chunks, args);
+    }
+  }
+
   /**
    * Runs the calls `from` up to, without, `to`. Where this thread may wait they have run when this returns, undefined;
    * on a page's main thread they run on a worker, or, where there is none, in between the page's own tasks.
@@ -209,10 +217,7 @@ export class Program {
   /** Like {@link execute} on a single thread: for what lasts and must not be left half done when another thread ends. */
   commit(runtime: Runtime, from = 0, to = this.#calls.length): Promise<void> | undefined {
     if (!runtime.mayWait) return this.#runAside(runtime, from, to, true);
-    for (let i = from; i < to; i++) {
-      const { kernel, chunks, args } = this.#resolved(i);
-      runtime.runHere(kernel, 0, chunks, args);
-    }
+    this.runHere(runtime, from, to);
     return undefined;
   }
 

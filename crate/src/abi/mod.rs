@@ -16,6 +16,7 @@ mod gemm;
 mod optim;
 mod permute;
 mod pool;
+mod random;
 #[cfg(feature = "selftest")]
 mod selftest;
 mod softmax;
