@@ -186,7 +186,14 @@ function sources(folder) {
   const crate = readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(root.length));
-  return ["Cargo.toml", "Cargo.lock", "scripts/build-wasm.mjs", "scripts/build-id.mjs", "scripts/shrink-wasm.mjs", ...crate.sort()];
+  return [
+    "Cargo.toml",
+    "Cargo.lock",
+    "scripts/build-wasm.mjs",
+    "scripts/build-id.mjs",
+    "scripts/shrink-wasm.mjs",
+    ...crate.sort(),
+  ];
 }
 
 /** @param {string} folder */

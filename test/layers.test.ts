@@ -1,6 +1,7 @@
 // Layers by themselves: their options, names, shapes and configurations. What they compute is in layers-golden.
 import { type Evenkeel, type Layer, type LayerConfig, layers, load, sequential } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Random } from "../ts/runtime/random.js";
 import { bits, noise, randomWeights, stackOn } from "./support/reference-model.js";
 
 let ek: Evenkeel;
@@ -339,6 +340,17 @@ describe("options", () => {
     };
     expect(await kernel(0)).toBe(await kernel());
     expect(await kernel(1)).not.toBe(await kernel(0));
+  });
+
+  test("kernels are drawn one variable a stream", async () => {
+    const model = await sequential(
+      [layers.input({ shape: [7] }), layers.batchNormalization(), layers.dense({ units: 5 })],
+      { runtime: ek, seed: 3 },
+    );
+    // Four variables of the batch norm come before.
+    const [random, limit] = [new Random(3, 4), Math.sqrt(6 / 12)];
+    const want = Float32Array.from({ length: 35 }, () => limit * (2 * random.uniform() - 1));
+    expect(model.getWeights().find(({ name }) => name.endsWith("kernel"))?.data).toEqual(want);
   });
 
   test("kernels start in Glorot's range, biases at 0, γ and variance at 1, β and mean at 0", async () => {

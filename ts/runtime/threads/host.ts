@@ -80,8 +80,14 @@ export function whyNoThreads(): string | undefined {
     );
   }
   if (typeof SharedArrayBuffer === "undefined") return "this engine has no SharedArrayBuffer";
-  if (Worker === undefined && builtin("node:worker_threads") === undefined) return "this engine has no workers";
+  if (Worker === undefined && !hasNodeWorkers()) return "this engine has no workers";
   return undefined;
+}
+
+/** Not by loading what starts them: that takes 5 ms, and many programs need none. */
+function hasNodeWorkers(): boolean {
+  const modules = builtin<{ isBuiltin?(name: string): boolean }>("node:module");
+  return modules?.isBuiltin?.("node:worker_threads") === true;
 }
 
 /** What a thread tells. */
