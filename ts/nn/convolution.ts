@@ -222,12 +222,11 @@ function directSizes({ window, filters }: Convolution) {
   ] as const;
 }
 
-// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, vectors left free
-// behind those of a point, and the number of channels that vectors are filled up to.
+// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, and the number of
+// channels that vectors are filled up to.
 const POINTS = 16;
 const FORWARD_BLOCK = 8;
 const GRADIENT_BLOCK = 32;
-const GAP = 1;
 const VECTOR = 4;
 
 // Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
@@ -282,8 +281,8 @@ export const winograd: ConvolutionWay = {
     const { program, name, images, window, filters } = convolution;
     const { dkernel, dbias, dy, x } = regions;
     const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
-    const block = GRADIENT_BLOCK * (inputs + outputs + GAP * (VECTOR + PANEL));
-    const length = Math.max(inputs, outputs) + POINTS * (block + inputs * outputs);
+    const block = GRADIENT_BLOCK * (tileLength(inputs, VECTOR) + tileLength(outputs, PANEL));
+    const length = Math.max(inputs, outputs) + block + POINTS * inputs * outputs;
     const partLength = length + kernelLength(convolution);
     // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part would
     // be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
@@ -316,11 +315,16 @@ function winogradPackedLength(from: number, to: number): number {
   return POINTS * wholeVectors(from) * panels(to) * PANEL;
 }
 
+/** What a tile of so many channels takes of scratch, in vectors of `width`: one is left free behind those of each point. */
+function tileLength(channels: number, width: number): number {
+  return POINTS * (channels + width);
+}
+
 /** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
 function winogradScratch(convolution: Convolution, channels: number) {
   const { program, name, images } = convolution;
   const depth = wholeVectors(channels);
-  const length = depth + POINTS * FORWARD_BLOCK * (depth + GAP * VECTOR);
+  const length = depth + FORWARD_BLOCK * tileLength(depth, VECTOR);
   const perPart = imagesPerPart(images, length, outputLength(convolution));
   return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
 }

@@ -10,7 +10,7 @@
 
 use super::pack::panel_len;
 use super::transform::Points;
-use super::{GAP, Grid, POINTS, transform};
+use super::{Grid, POINTS, stride, transform};
 use crate::conv::Geometry;
 use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::conv::window::{Window, largest};
@@ -35,7 +35,7 @@ type Places = [[usize; 3]];
 /// Values of scratch that a chunk of images needs: a pixel of zeros, and a block of transformed patches.
 pub fn scratch_len(in_channels: usize) -> usize {
     let depth = in_channels.next_multiple_of(LANES);
-    depth + POINTS * BLOCK * (depth + GAP * LANES)
+    depth + POINTS * BLOCK * stride(depth / LANES) * LANES
 }
 
 /// For the images that x and y hold; `packed` is from [`super::pack`], `bias` as in [`crate::conv::forward`]; what `scratch`
@@ -192,11 +192,11 @@ fn transform_rest(patches: &mut [Vectors], t: usize, pixels: &Points<&[f32]>, [v
 /// Writes vector v of `vectors` of tile t of a block at all points, beside those of the other tiles of its group.
 #[inline(always)]
 pub(super) fn store_points(patches: &mut [Vectors], t: usize, [v, vectors]: [usize; 2], points: Points<F32x4>) {
-    let room = vectors + GAP;
-    let (patches, at) = (&mut patches[t / GROUP * room + v..], t % GROUP * LANES);
+    let stride = stride(vectors);
+    let (patches, at) = (&mut patches[t / GROUP * stride + v..], t % GROUP * LANES);
     for (i, row) in points.iter().enumerate() {
         for (j, value) in row.iter().enumerate() {
-            value.store(&mut patches[(4 * i + j) * (BLOCK / GROUP) * room][at..at + LANES]);
+            value.store(&mut patches[(4 * i + j) * (BLOCK / GROUP) * stride][at..at + LANES]);
         }
     }
 }
@@ -204,7 +204,7 @@ pub(super) fn store_points(patches: &mut [Vectors], t: usize, [v, vectors]: [usi
 /// Puts the values of a group's tiles side by side, channel by channel, for the first `tiles` of a block.
 #[inline(never)]
 pub(super) fn transpose(patches: &mut [Vectors], tiles: usize, depth: usize) {
-    for (i, group) in patches.chunks_exact_mut(depth / LANES + GAP).enumerate() {
+    for (i, group) in patches.chunks_exact_mut(stride(depth / LANES)).enumerate() {
         if i % (BLOCK / GROUP) >= tiles.div_ceil(GROUP) {
             continue;
         }
@@ -226,7 +226,7 @@ pub(super) fn multiply(products: &mut Products, patches: &[Vectors], kernel: &[f
     for (point, products) in products.iter_mut().enumerate() {
         let kernel = &kernel[point * depth..][..depth];
         for (group, products) in products.chunks_mut(GROUP).enumerate().take(tiles.div_ceil(GROUP)) {
-            let patches = &patches[(point * BLOCK / GROUP + group) * (depth + GAP * LANES)..][..depth];
+            let patches = &patches[(point * BLOCK / GROUP + group) * stride(depth / LANES) * LANES..][..depth];
             // A last group of few tiles takes half the time.
             if tiles - group * GROUP > 2 {
                 product::<GROUP>(products, patches, kernel);

@@ -13,7 +13,7 @@
 //! (32 + blocks + partials + 8)·2⁻²⁴·36·Σ over tiles of max|dy|·max|x|. For db it is that of a sum.
 
 use super::transform::Points;
-use super::{GAP, Grid, POINTS, load, transform};
+use super::{Grid, POINTS, load, stride, transform};
 use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
@@ -26,9 +26,9 @@ type Sums = [[f32; WIDTH]; LANES];
 
 /// Values of scratch that a chunk of images needs: a pixel of zeros, a block of both sides, and the sums.
 pub fn scratch_len(in_channels: usize, out_channels: usize) -> usize {
-    let [inputs, outputs] = [in_channels.next_multiple_of(LANES), out_channels.next_multiple_of(WIDTH)];
-    let gap = GAP * (LANES + WIDTH);
-    inputs.max(outputs) + POINTS * (BLOCK * (inputs + outputs + gap) + inputs * outputs)
+    let [inputs, outputs] = [in_channels.div_ceil(LANES), out_channels.div_ceil(WIDTH)];
+    let block = BLOCK * (stride(inputs) * LANES + stride(outputs) * WIDTH);
+    (inputs * LANES).max(outputs * WIDTH) + POINTS * (block + inputs * LANES * outputs * WIDTH)
 }
 
 /// The partial of dw and, where not empty, of db for the images that dy and x hold; what `scratch` holds does not matter.
@@ -47,8 +47,8 @@ pub fn kernel_gradient(
 
     let [inputs, outputs] = [g.in_channels.div_ceil(LANES), g.out_channels.div_ceil(WIDTH)];
     let (outside, rest) = scratch.split_at_mut((inputs * LANES).max(outputs * WIDTH));
-    let (patches, rest) = rest.split_at_mut(POINTS * BLOCK * (inputs + GAP) * LANES);
-    let (gradients, sums) = rest.split_at_mut(POINTS * BLOCK * (outputs + GAP) * WIDTH);
+    let (patches, rest) = rest.split_at_mut(POINTS * BLOCK * stride(inputs) * LANES);
+    let (gradients, sums) = rest.split_at_mut(POINTS * BLOCK * stride(outputs) * WIDTH);
     let patches = patches.as_chunks_mut::<LANES>().0.as_chunks_mut::<BLOCK>().0;
     let gradients = gradients.as_chunks_mut::<WIDTH>().0.as_chunks_mut::<BLOCK>().0;
     let sums = sums.as_chunks_mut::<WIDTH>().0.as_chunks_mut::<LANES>().0;
@@ -67,9 +67,9 @@ pub fn kernel_gradient(
             let pixels = [[pixel(0), pixel(1)], [pixel(2), pixel(3)]];
             transform_gradients(gradients, t, pixels, g.out_channels);
         }
-        add_products(sums, patches, gradients, block.len());
+        add_products(sums, patches, gradients, [inputs, outputs], block.len());
         // The sum of a tile's four gradients is one of its 16 values: that at the point (1, 1).
-        for (dbias, gradients) in dbias.chunks_mut(WIDTH).zip(&gradients[5 * (outputs + GAP)..]) {
+        for (dbias, gradients) in dbias.chunks_mut(WIDTH).zip(&gradients[5 * stride(outputs)..]) {
             let mut total = [F32x4::zero(); 2];
             for dy in &gradients[..block.len()] {
                 total = [total[0] + F32x4::load(dy), total[1] + F32x4::load(&dy[LANES..])];
@@ -90,7 +90,7 @@ fn transform_patch(patches: &mut [[[f32; LANES]; BLOCK]], t: usize, pixels: Poin
         let patch = transform::patch(pixels.map(|row| row.map(|pixel| load(pixel, v * LANES))));
         for (i, row) in patch.into_iter().enumerate() {
             for (j, value) in row.into_iter().enumerate() {
-                value.store(&mut patches[(4 * i + j) * (vectors + GAP) + v][t]);
+                value.store(&mut patches[(4 * i + j) * stride(vectors) + v][t]);
             }
         }
     }
@@ -105,7 +105,7 @@ fn transform_gradients(gradients: &mut [[[f32; WIDTH]; BLOCK]], t: usize, pixels
             let dy = pixels.map(|row| row.map(|pixel| load(pixel, panel * WIDTH + at)));
             for (i, row) in transform::output_gradients(dy).into_iter().enumerate() {
                 for (j, value) in row.into_iter().enumerate() {
-                    value.store(&mut gradients[(4 * i + j) * (panels + GAP) + panel][t][at..]);
+                    value.store(&mut gradients[(4 * i + j) * stride(panels) + panel][t][at..]);
                 }
             }
         }
@@ -118,13 +118,13 @@ fn add_products(
     sums: &mut [Sums],
     patches: &[[[f32; LANES]; BLOCK]],
     gradients: &[[[f32; WIDTH]; BLOCK]],
+    [inputs, outputs]: [usize; 2],
     tiles: usize,
 ) {
-    let [inputs, outputs] = [patches.len(), gradients.len()].map(|len| len / POINTS - GAP);
     let mut sums = sums.iter_mut();
     for point in 0..POINTS {
-        for x in &patches[point * (inputs + GAP)..][..inputs] {
-            for dy in &gradients[point * (outputs + GAP)..][..outputs] {
+        for x in &patches[point * stride(inputs)..][..inputs] {
+            for dy in &gradients[point * stride(outputs)..][..outputs] {
                 let sums = sums.next().expect("a tile of sums for each pair of vectors");
                 add_product(sums, &x[..tiles], &dy[..tiles]);
             }

@@ -36,9 +36,11 @@ use transform::Points;
 /// Products for each tile and pair of channels.
 const POINTS: usize = 16;
 
-/// Vectors of room that scratch leaves free behind those of a point: with 32 or 64 channels the 16 points of a patch would
-/// otherwise lie 2 or 4 KiB apart, in the same lines of a first-level cache.
-const GAP: usize = 1;
+/// From one point's vectors to the next one's in scratch, where a point has so many: one more is left free, since with 32 or 64
+/// channels the 16 points of a patch would otherwise lie 2 or 4 KiB apart, in the same lines of a first-level cache.
+const fn stride(vectors: usize) -> usize {
+    vectors + 1
+}
 
 /// The tiles of a chunk's images: image by image, each row by row.
 #[derive(Clone, Copy)]
