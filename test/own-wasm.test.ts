@@ -4,6 +4,7 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 const dist = (name: string) => fileURLToPath(new URL(`../dist/${name}`, import.meta.url));
@@ -15,10 +16,10 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-/** What a program prints that loads the copy in `folder` and normalizes four values. */
-function run(): string {
+/** What a program prints that loads what is in `folder` and normalizes four values. */
+function run(importing = 'import { load } from "./index.mjs";'): string {
   const program = `
-    import { load } from "./index.mjs";
+    ${importing}
     try {
       const ek = await load({ threads: 1 });
       const y = ek.batchNorm({ features: 1 }).forward(ek.tensor([4, 1], [1, 2, 3, 6]));
@@ -35,6 +36,14 @@ const NORMALIZED = /^false -1\.06889\d+ -0\.53444\d+ 0 1\.60333\d+$/;
 
 test("what it brings, where it stands alone", () => {
   expect(run()).toMatch(NORMALIZED);
+});
+
+test("what it brings, where a bundle as CommonJS has no address", async () => {
+  // Without an address the worker file has none either, of which the bundler warns.
+  const outfile = join(folder, "index.cjs");
+  await build({ entryPoints: [dist("index.js")], outfile, bundle: true, platform: "node", logLevel: "error" });
+  copyFileSync(dist("evenkeel.wasm"), join(folder, "evenkeel.wasm"));
+  expect(run('import bundled from "./index.cjs"; const { load } = bundled;')).toMatch(NORMALIZED);
 });
 
 test("what it brings, beside the file of another build", () => {

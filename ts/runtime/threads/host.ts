@@ -39,9 +39,9 @@ export async function fetchAddress(address: string): Promise<Response> {
  */
 export function readBeside(name: string): Uint8Array<ArrayBuffer> | undefined {
   const files = builtin<{ readFileSync(file: URL): Uint8Array<ArrayBuffer> }>("node:fs");
-  // In two steps: in one, bundlers take the file for an asset that every page wants.
-  const here = import.meta.url;
-  if (files === undefined || nodeProcess?.versions?.deno !== undefined || !here.startsWith("file:")) return undefined;
+  // In two steps: in one, bundlers take the file for an asset that every page wants. Bundled as CommonJS, code has no address.
+  const here: string | undefined = import.meta.url;
+  if (files === undefined || nodeProcess?.versions?.deno !== undefined || !here?.startsWith("file:")) return undefined;
   try {
     return files.readFileSync(new URL(name, here));
   } catch {
