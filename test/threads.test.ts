@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import type { Worker as NodeWorker } from "node:worker_threads";
 import { type Evenkeel, layers, load, type Model, StateError, sequential, type Tensor, WorkerError } from "evenkeel";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { bits, compiled, IMAGE, noise, noiseLabels, referenceModel, weightBits } from "./support/reference-model.js";
@@ -39,6 +40,25 @@ async function loaded(options: Parameters<typeof load>[0]): Promise<Evenkeel> {
   const ek = await load(options);
   opened.push(ek);
   return ek;
+}
+
+/** Runs `body` with the list of workers that have been started meanwhile. */
+async function observingStarts(body: (started: readonly NodeWorker[]) => Promise<void>): Promise<void> {
+  // What our threads are started with, to get hold of them.
+  const threads = process.getBuiltinModule("node:worker_threads") as { Worker: typeof NodeWorker };
+  const { Worker } = threads;
+  const started: NodeWorker[] = [];
+  threads.Worker = class extends Worker {
+    constructor(...args: ConstructorParameters<typeof Worker>) {
+      super(...args);
+      started.push(this);
+    }
+  };
+  try {
+    await body(started);
+  } finally {
+    threads.Worker = Worker;
+  }
 }
 
 /** Runs large calls until a worker has taken part in one. */
@@ -228,19 +248,7 @@ describe("a worker that ends", () => {
   });
 
   test("from outside, at any moment, costs at most the step", async () => {
-    // What our threads are started with, to get hold of them.
-    const threads = process.getBuiltinModule("node:worker_threads") as {
-      Worker: typeof import("node:worker_threads").Worker;
-    };
-    const { Worker } = threads;
-    const started: InstanceType<typeof Worker>[] = [];
-    threads.Worker = class extends Worker {
-      constructor(...args: ConstructorParameters<typeof Worker>) {
-        super(...args);
-        started.push(this);
-      }
-    };
-    try {
+    await observingStarts(async (started) => {
       const { model, twin } = await twins("");
       let refused = 0;
       for (let round = 0; round < 30; round++) {
@@ -259,9 +267,17 @@ describe("a worker that ends", () => {
       }
       expect(refused).toBeLessThan(30);
       expect(started.length).toBeGreaterThan(1);
-    } finally {
-      threads.Worker = Worker;
-    }
+    });
+  });
+});
+
+test("a predictor of one sample needs no worker, not even for folding; one of many starts them", async () => {
+  await observingStarts(async (started) => {
+    const model = await referenceModel(await loaded({ threads: 2 }));
+    model.predictor({ batchSize: 1 }).run(x.subarray(0, IMAGE));
+    expect(started).toHaveLength(0);
+    model.predictor({ batchSize: BATCH }).run(x);
+    expect(started).toHaveLength(1);
   });
 });
 

@@ -31,23 +31,6 @@ export class Random {
     return (this.bits() >>> 8) / 16777216;
   }
 
-  /**
-   * Fills with values uniform in [−limit, limit). The rounds of {@link bits} by local variables: of 35,000 values the first
-   * call, not yet compiled, takes 2 ms, not 6.
-   */
-  fillUniform(values: Float32Array, limit: number): void {
-    let [a, b, c, counter] = [this.#a, this.#b, this.#c, this.#counter];
-    for (let i = 0; i < values.length; i++) {
-      const result = (a + b + counter) | 0;
-      counter = (counter + 1) | 0;
-      a = b ^ (b >>> 9);
-      b = (c + (c << 3)) | 0;
-      c = (((c << 21) | (c >>> 11)) + result) | 0;
-      values[i] = limit * (2 * ((result >>> 8) / 16777216) - 1);
-    }
-    [this.#a, this.#b, this.#c, this.#counter] = [a, b, c, counter];
-  }
-
   /** A uniform integer below `bound` (at most 2³²), without modulo bias. */
   below(bound: number): number {
     const limit = 4294967296 - (4294967296 % bound);
