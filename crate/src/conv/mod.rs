@@ -7,7 +7,7 @@
 //!
 //! - [`tile`] is the idea: four pixels by eight output channels in registers, straight over the image.
 //! - [`forward`] is that tile over the image; [`input_gradient`] is it over dy with flipped weights ([`pack`]).
-//! - [`pooled`] is the tile with a 2×2 pooling at its end, [`single`] a tile for 3×3 kernels over one channel with the same;
+//! - [`pooled`] is the tile with a 2×2 pooling at its end, [`single`] the same over one channel, read in place;
 //!   [`window`] is that pooling, for Winograd's tiles too.
 //! - [`kernel_gradient`] is an outer-product tile over the pixels of a block of one image.
 //! - [`winners`] is the training of a first layer and the max pooling behind it, together.
