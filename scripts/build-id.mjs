@@ -2,7 +2,6 @@
 import { createHash } from "node:crypto";
 
 const [CUSTOM, NAME] = [0, Buffer.from("build_id")];
-/** As ts/runtime/wasm-module.ts has it. */
 const BYTES = 16;
 
 /** A module with its id behind it, the beginning of its SHA-256. @param {Uint8Array} module */

@@ -67,7 +67,7 @@ function inlined(unpacker) {
         const [decoder, packed] = [readFileSync(unpacker), pack(module)].map((bytes) => bytes.toString("base64"));
         const contents = `import { fromBase64, unpack } from "./ts/runtime/unpack.ts";
           export default {
-            buildId: "${buildIdOf(module).join()}",
+            buildId: [${buildIdOf(module).join()}],
             unpack: () => unpack(fromBase64("${decoder}"), fromBase64("${packed}")),
           };`;
         return { contents, resolveDir: root };

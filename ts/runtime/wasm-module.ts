@@ -13,9 +13,6 @@ export interface CompiledModule {
   readonly sharedPages?: number;
 }
 
-/** As scripts/build-id.mjs has it. */
-const BUILD_ID_BYTES = 16;
-
 // By identity. What failed is forgotten, so that it can be tried again.
 const ownMemory = new WeakMap<object, Promise<CompiledModule>>();
 const sharedMemory = new WeakMap<object, Promise<CompiledModule>>();
@@ -45,7 +42,7 @@ export async function compileModule(source?: ModuleSource, shared = false): Prom
 async function ownBytes(): Promise<BufferSource> {
   const file = readBeside("evenkeel.wasm");
   // A bundler may have moved this code beside the file of another build.
-  if (file?.subarray(-BUILD_ID_BYTES).join() === inlined.buildId) return file;
+  if (file?.subarray(-inlined.buildId.length).join() === inlined.buildId.join()) return file;
   return compiling(() => inlined.unpack());
 }
 

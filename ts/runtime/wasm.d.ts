@@ -1,8 +1,8 @@
 // scripts/build.mjs inlines the file, packed.
 declare module "*.wasm" {
   const inlined: {
-    /** The file's last bytes, which tell its build; as numbers, joined by commas. */
-    readonly buildId: string;
+    /** The file's last bytes, which tell its build. */
+    readonly buildId: readonly number[];
     /** Unpacks it, anew each time. */
     unpack(): Promise<Uint8Array<ArrayBuffer>>;
   };

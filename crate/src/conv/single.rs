@@ -8,10 +8,10 @@
 //! multiplies and 72 additions; where four of them are done a cycle, they take 0.44 of its time.
 
 use super::Geometry;
-use super::tile::{Finish, WIDTH};
+use super::tile::{Finish, WIDTH, halves};
 use super::window::{OUTPUTS, largest};
 use crate::epilogue::Clamp;
-use crate::simd::{F32x4, LANES};
+use crate::simd::F32x4;
 
 /// Whether [`pool_image`] computes this convolution: all windows whole, nothing of them outside of x.
 pub fn fits(g: Geometry) -> bool {
@@ -43,7 +43,7 @@ fn pool_row(y: &mut [f32], x: &[f32], panel: &[[f32; WIDTH]], [width, taps, chan
             let rows = &x[row * width + 2 * i..][..width + taps + 1];
             let (top, bottom) = (&rows[..taps + 1], &rows[width..]);
             for ((top, bottom), w) in top.windows(2).zip(bottom.windows(2)).zip(w) {
-                let w = [F32x4::load(&w[..LANES]), F32x4::load(&w[LANES..])];
+                let w = halves(w);
                 for (sums, x) in sums.iter_mut().zip([top[0], top[1], bottom[0], bottom[1]]) {
                     let x = F32x4::splat(x);
                     *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];

@@ -214,8 +214,9 @@ fn narrow(bias: &[f32]) -> [F32x4; 2] {
     halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0)))
 }
 
+/// A panel's weights at a term: four output channels and four more.
 #[inline(always)]
-fn halves(w: &[f32; WIDTH]) -> [F32x4; 2] {
+pub(super) fn halves(w: &[f32; WIDTH]) -> [F32x4; 2] {
     [F32x4::load(&w[..LANES]), F32x4::load(&w[LANES..])]
 }
 
