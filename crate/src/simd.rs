@@ -155,6 +155,11 @@ mod body {
             let high = i64x2_shuffle::<1, 1>(self.0, self.0);
             [F64x2(f64x2_promote_low_f32x4(self.0)), F64x2(f64x2_promote_low_f32x4(high))]
         }
+        /// f64 lanes, rounded, in order.
+        #[inline(always)]
+        pub fn narrow([low, high]: [F64x2; 2]) -> Self {
+            Self(i64x2_shuffle::<0, 2>(f32x4_demote_f64x2_zero(low.0), f32x4_demote_f64x2_zero(high.0)))
+        }
     }
 
     impl F64x2 {
@@ -162,6 +167,11 @@ mod body {
         #[inline(always)]
         pub fn zero() -> Self {
             Self(f64x2_splat(0.0))
+        }
+        /// Both lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: f64) -> Self {
+            Self(f64x2_splat(value))
         }
         /// The first two values of `x`.
         #[inline(always)]
@@ -185,6 +195,14 @@ mod body {
         #[inline(always)]
         pub(super) fn add_(self, b: Self) -> Self {
             Self(f64x2_add(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn sub_(self, b: Self) -> Self {
+            Self(f64x2_sub(self.0, b.0))
+        }
+        #[inline(always)]
+        pub(super) fn mul_(self, b: Self) -> Self {
+            Self(f64x2_mul(self.0, b.0))
         }
     }
 
@@ -380,6 +398,12 @@ mod body {
             let [a, b, c, d] = self.0.map(f64::from);
             [F64x2([a, b]), F64x2([c, d])]
         }
+        /// f64 lanes, rounded, in order.
+        #[inline(always)]
+        pub fn narrow([low, high]: [F64x2; 2]) -> Self {
+            let [[a, b], [c, d]] = [low.0, high.0].map(|v| v.map(|v| v as f32));
+            Self([a, b, c, d])
+        }
     }
 
     impl F64x2 {
@@ -387,6 +411,11 @@ mod body {
         #[inline(always)]
         pub fn zero() -> Self {
             Self([0.0; 2])
+        }
+        /// Both lanes `value`.
+        #[inline(always)]
+        pub fn splat(value: f64) -> Self {
+            Self([value; 2])
         }
         /// The first two values of `x`.
         #[inline(always)]
@@ -406,6 +435,14 @@ mod body {
         #[inline(always)]
         pub(super) fn add_(self, b: Self) -> Self {
             Self([self.0[0] + b.0[0], self.0[1] + b.0[1]])
+        }
+        #[inline(always)]
+        pub(super) fn sub_(self, b: Self) -> Self {
+            Self([self.0[0] - b.0[0], self.0[1] - b.0[1]])
+        }
+        #[inline(always)]
+        pub(super) fn mul_(self, b: Self) -> Self {
+            Self([self.0[0] * b.0[0], self.0[1] * b.0[1]])
         }
     }
 
@@ -568,6 +605,8 @@ operator!(F32x4, Sub, sub, sub_);
 operator!(F32x4, Mul, mul, mul_);
 operator!(F32x4, Div, div, div_);
 operator!(F64x2, Add, add, add_);
+operator!(F64x2, Sub, sub, sub_);
+operator!(F64x2, Mul, mul, mul_);
 
 impl Not for Mask {
     type Output = Self;

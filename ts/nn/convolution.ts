@@ -222,23 +222,22 @@ function directSizes({ window, filters }: Convolution) {
   ] as const;
 }
 
-// As in crate/src/conv/winograd: points of a tile, tiles of a block forward and for the kernel's gradient, and the number of
+// As in crate/src/conv/winograd: points of the largest tile, tiles of a block for the kernel's gradient, and the number of
 // channels that vectors are filled up to.
-const POINTS = 16;
-const FORWARD_BLOCK = 8;
-const GRADIENT_BLOCK = 32;
+const MOST_POINTS = 36;
+const GRADIENT_BLOCK = 16;
 const VECTOR = 4;
 
 // Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
-const GRADIENT_BUDGET = 2.5;
+const GRADIENT_BUDGET = 3;
 
-/** F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
+/** F(4×4, 3×3) and F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
 export const winograd: ConvolutionWay = {
   forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
     const { program, constants, name, images, window, filters } = convolution;
     const { channels } = window;
-    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(channels, filters));
-    constants.program.call("winograd_pack", panels(filters), packed, kernel, channels, filters);
+    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(window, channels, filters));
+    constants.program.call("winograd_pack", panels(filters), packed, kernel, ...winogradKernelSizes(convolution));
     const { scratch, perPart } = winogradScratch(convolution, channels);
     program.call(
       "winograd_convolve",
@@ -261,8 +260,12 @@ export const winograd: ConvolutionWay = {
   inputGradient(convolution, { dx, dy, kernel }) {
     const { program, name, images, window, filters } = convolution;
     const { channels } = window;
-    const transposed = program.workspace(`${name}/transposed kernel`, 4 * winogradPackedLength(filters, channels));
-    program.call("winograd_pack_transposed", panels(channels), transposed, kernel, channels, filters);
+    const transposed = program.workspace(
+      `${name}/transposed kernel`,
+      4 * winogradPackedLength(window, filters, channels),
+    );
+    const sizes = winogradKernelSizes(convolution);
+    program.call("winograd_pack_transposed", panels(channels), transposed, kernel, ...sizes);
     const { scratch, perPart } = winogradScratch(convolution, filters);
     program.call(
       "winograd_backward_input",
@@ -281,8 +284,9 @@ export const winograd: ConvolutionWay = {
     const { program, name, images, window, filters } = convolution;
     const { dkernel, dbias, dy, x } = regions;
     const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
-    const block = GRADIENT_BLOCK * (tileLength(inputs, VECTOR) + tileLength(outputs, PANEL));
-    const length = Math.max(inputs, outputs) + block + POINTS * inputs * outputs;
+    const block = GRADIENT_BLOCK * (gapped(inputs) + gapped(outputs));
+    const most = Math.max(inputs, outputs);
+    const length = most + MOST_POINTS * (most + block + gapped(inputs * outputs));
     const partLength = length + kernelLength(convolution);
     // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part would
     // be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
@@ -311,20 +315,35 @@ function wholeVectors(channels: number): number {
   return ceilDiv(channels, VECTOR) * VECTOR;
 }
 
-function winogradPackedLength(from: number, to: number): number {
-  return POINTS * wholeVectors(from) * panels(to) * PANEL;
+/** A packed kernel's values: one for each point of each kind of tiles that the outputs take. */
+function winogradPackedLength({ outHeight, outWidth }: Window, from: number, to: number): number {
+  return linePoints(outHeight) * linePoints(outWidth) * wholeVectors(from) * panels(to) * PANEL;
 }
 
-/** What a tile of so many channels takes of scratch, in vectors of `width`: one is left free behind those of each point. */
-function tileLength(channels: number, width: number): number {
-  return POINTS * (channels + width);
+/** Points of the lines that so many outputs are cut into: of six where there are fours, of four where there are twos. */
+function linePoints(outputs: number): number {
+  const fours = Math.floor((outputs + 1) / 4);
+  return (fours > 0 ? 6 : 0) + (outputs > 4 * fours ? 4 : 0);
 }
+
+function winogradKernelSizes({ window: { channels, outHeight, outWidth }, filters }: Convolution) {
+  return [channels, filters, outHeight, outWidth] as const;
+}
+
+/** Values with the vector that is left free behind them. */
+function gapped(values: number): number {
+  return values + VECTOR;
+}
+
+// As in crate/src/conv/winograd/block.rs: tiles of which values lie side by side, and values of a point's products.
+const GROUP = 4;
+const PITCH = GROUP * PANEL;
 
 /** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
 function winogradScratch(convolution: Convolution, channels: number) {
   const { program, name, images } = convolution;
   const depth = wholeVectors(channels);
-  const length = depth + FORWARD_BLOCK * tileLength(depth, VECTOR);
+  const length = depth + MOST_POINTS * (depth + GROUP * gapped(depth) + 2 * PITCH);
   const perPart = imagesPerPart(images, length, outputLength(convolution));
   return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
 }

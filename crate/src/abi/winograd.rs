@@ -3,28 +3,46 @@
 
 use super::{optional, optional_mut, part, part_mut, slice, span};
 use crate::conv::Geometry;
-use crate::conv::winograd::{convolve, input_gradient, kernel_gradient, pack};
+use crate::conv::winograd::{block, convolve, input_gradient, kernel_gradient, pack};
 use crate::epilogue::Fused;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 /// The transformed kernel in panels of eight output channels, for `winograd_convolve`; a chunk is a panel.
 #[wasm_bindgen]
-pub fn winograd_pack(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
-    let [inputs, outputs] = [in_channels, out_channels].map(|v| v as usize);
-    let panels = span(begin, end, pack::panel_len(inputs) as u32, u32::MAX);
+pub fn winograd_pack(
+    packed: u32,
+    kernel: u32,
+    in_channels: u32,
+    out_channels: u32,
+    out_h: u32,
+    out_w: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = of_outputs([in_channels, out_channels, out_h, out_w]);
+    let panels = span(begin, end, pack::panel_len(g.in_channels, g) as u32, u32::MAX);
     // SAFETY: the promise of crate::abi.
-    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, 9 * inputs * outputs)) };
-    pack::pack(packed, kernel, inputs, outputs, begin as usize);
+    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, g.kernel_len())) };
+    pack::pack(packed, kernel, g, begin as usize);
 }
 
 /// The same in panels of eight input channels, for `winograd_backward_input`; a chunk is a panel.
 #[wasm_bindgen]
-pub fn winograd_pack_transposed(packed: u32, kernel: u32, in_channels: u32, out_channels: u32, begin: u32, end: u32) {
-    let [inputs, outputs] = [in_channels, out_channels].map(|v| v as usize);
-    let panels = span(begin, end, pack::panel_len(outputs) as u32, u32::MAX);
+pub fn winograd_pack_transposed(
+    packed: u32,
+    kernel: u32,
+    in_channels: u32,
+    out_channels: u32,
+    out_h: u32,
+    out_w: u32,
+    begin: u32,
+    end: u32,
+) {
+    let g = of_outputs([in_channels, out_channels, out_h, out_w]);
+    let panels = span(begin, end, pack::panel_len(g.out_channels, g) as u32, u32::MAX);
     // SAFETY: the promise of crate::abi.
-    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, 9 * inputs * outputs)) };
-    pack::pack_transposed(packed, kernel, inputs, outputs, begin as usize);
+    let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, g.kernel_len())) };
+    pack::pack_transposed(packed, kernel, g, begin as usize);
 }
 
 /// y = f(x ∗ kernel + bias), or with `pool` = 2 the largest of each 2×2 of these (1: as they are; f is a clamp then);
@@ -55,8 +73,8 @@ pub fn winograd_convolve(
     end: u32,
 ) {
     let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
-    let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels);
-    let scratch_len = convolve::scratch_len(g.in_channels);
+    let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels, g);
+    let scratch_len = block::scratch_len(g.in_channels);
     let (output_len, convolve): (usize, fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], Geometry, Fused)) =
         if pool == 1 { (g.output_len(), convolve::convolve) } else { (g.pooled_len(), convolve::convolve_pooled) };
     for chunk in begin..end {
@@ -94,8 +112,8 @@ pub fn winograd_backward_input(
     end: u32,
 ) {
     let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
-    let packed_len = g.in_channels.div_ceil(8) * pack::panel_len(g.out_channels);
-    let scratch_len = convolve::scratch_len(g.out_channels);
+    let packed_len = g.in_channels.div_ceil(8) * pack::panel_len(g.out_channels, g);
+    let scratch_len = block::scratch_len(g.out_channels);
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
         let of = |len: usize| range.start * len..range.end * len;
@@ -147,6 +165,11 @@ pub fn winograd_backward_kernel(
         };
         kernel_gradient::kernel_gradient(dkernel, dbias, scratch, dy, x, g);
     }
+}
+
+/// Sizes of which only those of the kernel and of y matter.
+fn of_outputs([in_channels, out_channels, out_h, out_w]: [u32; 4]) -> Geometry {
+    geometry([0, 0, in_channels, out_channels, 0, 0, out_h, out_w])
 }
 
 fn geometry(sizes: [u32; 8]) -> Geometry {

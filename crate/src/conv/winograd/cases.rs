@@ -1,9 +1,12 @@
 //! The cases of Winograd's kernels: the bounds are those of the modules' texts.
 
-use super::convolve::{self, convolve, convolve_pooled};
+use super::block;
+use super::convolve::{convolve, convolve_pooled};
 use super::input_gradient::input_gradient;
-use super::kernel_gradient::{self, BLOCK, kernel_gradient};
+use super::kernel_gradient::{self, BLOCK, PIXELS, kernel_gradient};
 use super::pack::{pack, pack_transposed, panel_len};
+use super::transform::Line;
+use super::{Grid, grids};
 use crate::conv::Geometry;
 use crate::conv::window::cases::{biases, pool, pooled};
 use crate::epilogue::Fused;
@@ -32,6 +35,9 @@ const SIZES: &[Sizes] = &[
     (1, [8, 8], 33, 20, [1, 1], [8, 8]),
     (1, [2, 1], 7, 3, [2, 2], [4, 3]),
     (2, [6, 5], 2, 11, [0, 1], [5, 6]),
+    // All four kinds of tiles, whole blocks and rests of them; fours alone, three of the last four outputs wanted.
+    (5, [12, 14], 16, 16, [0, 0], [10, 10]),
+    (2, [16, 13], 17, 18, [1, 1], [16, 11]),
 ];
 
 fn geometry(
@@ -55,44 +61,29 @@ fn geometry(
     (images, g)
 }
 
-/// The convolution of dy whose output pixel (row + pad_top, column + pad_left) reads, as a tile, what dx\[row\]\[column\] does.
-fn backward(g: Geometry) -> Geometry {
-    Geometry {
-        in_h: g.out_h,
-        in_w: g.out_w,
-        in_channels: g.out_channels,
-        out_channels: g.in_channels,
-        pad_top: 2,
-        pad_left: 2,
-        out_h: g.in_h,
-        out_w: g.in_w,
-        ..g
-    }
-}
-
 fn packed(kernel: &[f32], g: Geometry) -> [Vec<f32>; 2] {
-    let mut forward = vec![f32::NAN; g.out_channels.div_ceil(8) * panel_len(g.in_channels)];
-    pack(&mut forward, kernel, g.in_channels, g.out_channels, 0);
-    let mut transposed = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels)];
-    pack_transposed(&mut transposed, kernel, g.in_channels, g.out_channels, 0);
+    let mut forward = vec![f32::NAN; g.out_channels.div_ceil(8) * panel_len(g.in_channels, g)];
+    pack(&mut forward, kernel, g, 0);
+    let mut transposed = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels, g)];
+    pack_transposed(&mut transposed, kernel, g, 0);
     [forward, transposed]
 }
 
 fn run(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / g.input_len() * g.output_len()];
-    convolve(&mut y, &mut vec![f32::NAN; convolve::scratch_len(g.in_channels)], x, packed, bias, g, f);
+    convolve(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, g, f);
     y
 }
 
 fn run_back(dy: &[f32], packed: &[f32], g: Geometry) -> Vec<f32> {
     let mut dx = vec![f32::NAN; dy.len() / g.output_len() * g.input_len()];
-    input_gradient(&mut dx, &mut vec![f32::NAN; convolve::scratch_len(g.out_channels)], dy, packed, g);
+    input_gradient(&mut dx, &mut vec![f32::NAN; block::scratch_len(g.out_channels)], dy, packed, g);
     dx
 }
 
 fn run_pooled(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / g.input_len() * g.pooled_len()];
-    convolve_pooled(&mut y, &mut vec![f32::NAN; convolve::scratch_len(g.in_channels)], x, packed, bias, g, f);
+    convolve_pooled(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, g, f);
     y
 }
 
@@ -108,46 +99,94 @@ fn largest(v: impl Iterator<Item = f64>) -> f64 {
     v.fold(0.0, |m, v| m.max(v.abs()))
 }
 
-/// max|x| of each channel of the patch of the tile that holds the pixel (row, column) of an image's output.
-fn patch_maxima(x: &[f64], image: usize, [row, column]: [usize; 2], g: Geometry) -> Vec<f64> {
-    let pixels: Vec<usize> = (0..16)
-        .filter_map(|i| {
-            let row = (row / 2 * 2 + i / 4).checked_sub(g.pad_top).filter(|&r| r < g.in_h)?;
-            let column = (column / 2 * 2 + i % 4).checked_sub(g.pad_left).filter(|&c| c < g.in_w)?;
-            Some(((image * g.in_h + row) * g.in_w + column) * g.in_channels)
-        })
-        .collect();
-    (0..g.in_channels).map(|c| largest(pixels.iter().map(|at| x[at + c]))).collect()
+/// The tiles of so many images, each with its place.
+fn tiles(images: usize, g: Geometry) -> impl Iterator<Item = (Grid, [usize; 3])> {
+    grids(g).flat_map(move |grid| (0..images * grid.len()).map(move |tile| (grid, grid.place(tile))))
 }
 
-/// The bound of each output of a convolution without bias, with so many roundings beside the products. `shift` is added to a
-/// pixel's row and column before its tile is found.
-fn bounds(
-    x: &[f64],
-    kernel: &[f64],
-    g: Geometry,
-    [row, column]: [usize; 2],
-    roundings: usize,
-    weight: impl Fn(usize, usize, usize) -> usize,
-) -> Vec<f64> {
+/// The largest magnitude of each channel of a tile's pixels or outputs (i, j), which begin where `at` says.
+fn maxima(values: &[f64], channels: usize, sizes: [usize; 2], at: impl Fn([usize; 2]) -> Option<usize>) -> Vec<f64> {
+    let pixels: Vec<usize> = (0..sizes[0] * sizes[1]).filter_map(|p| at([p / sizes[1], p % sizes[1]])).collect();
+    (0..channels).map(|c| largest(pixels.iter().map(|at| values[at + c]))).collect()
+}
+
+/// Of the chain of a tile to y, to dx, to dkernel: the sums of magnitudes along both axes. Of dx it is that of all tiles that
+/// meet in a pixel, if they are of one kind, and more than that of mixed ones.
+fn growth(grid: Grid, of_line: fn(Line) -> f64) -> f64 {
+    grid.lines.map(of_line).iter().product()
+}
+
+fn to_y(line: Line) -> f64 {
+    if line.outputs() == 4 { 23.17 } else { 8.0 }
+}
+
+fn to_dx(line: Line) -> f64 {
+    if line.outputs() == 4 { 21.17 } else { 7.0 }
+}
+
+fn to_dkernel(line: Line) -> f64 {
+    if line.outputs() == 4 { 28.17 } else { 6.0 }
+}
+
+/// The largest |w| of each pair of channels, \[in\]\[out\].
+fn largest_weights(kernel: &[f64], g: Geometry) -> Vec<f64> {
+    let pairs = g.in_channels * g.out_channels;
+    (0..pairs).map(|pair| largest((0..9).map(|tap| kernel[tap * pairs + pair]))).collect()
+}
+
+/// The bound of each output of a convolution without bias.
+fn bounds(x: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
     let unit = f64::from(f32::EPSILON) / 2.0;
-    let weights: Vec<f64> = (0..g.in_channels * g.out_channels)
-        .map(|i| largest((0..9).map(|tap| kernel[weight(tap, i / g.out_channels, i % g.out_channels)])))
-        .collect();
-    let pixels = x.len() / g.input_len() * g.out_h * g.out_w;
-    (0..pixels)
-        .flat_map(|p| {
-            let maxima =
-                patch_maxima(x, p / (g.out_h * g.out_w), [p / g.out_w % g.out_h + row, p % g.out_w + column], g);
-            let weights = &weights;
-            (0..g.out_channels)
-                .map(move |o| {
-                    let sum: f64 = maxima.iter().enumerate().map(|(c, x)| x * weights[c * g.out_channels + o]).sum();
-                    (g.in_channels + roundings) as f64 * unit * 64.0 * sum
-                })
-                .collect::<Vec<f64>>()
-        })
-        .collect()
+    let weights = largest_weights(kernel, g);
+    let images = x.len() / g.input_len();
+    let mut bounds = vec![f64::NAN; images * g.output_len()];
+    for (grid, place) in tiles(images, g) {
+        let x = maxima(x, g.in_channels, grid.lines.map(Line::points), |at| grid.input(place, at));
+        let [rows, columns] = grid.lines.map(Line::outputs);
+        for at in (0..rows * columns).filter_map(|p| grid.output(place, [p / columns, p % columns])) {
+            for o in 0..g.out_channels {
+                let sum: f64 = x.iter().enumerate().map(|(c, x)| x * weights[c * g.out_channels + o]).sum();
+                bounds[at + o] = (g.in_channels + 21) as f64 * unit * growth(grid, to_y) * sum;
+            }
+        }
+    }
+    bounds
+}
+
+/// The largest bound of a direct sum in each output's tile.
+fn direct_bounds(x: &[f64], kernel: &[f64], bias: &[f64], g: Geometry) -> Vec<f64> {
+    let abs = |v: &[f64]| v.iter().map(|v| v.abs()).collect::<Vec<_>>();
+    let magnitudes = oracle::conv(&abs(x), &abs(kernel), &abs(bias), g);
+    let mut bounds = vec![f64::NAN; magnitudes.len()];
+    for (grid, place) in tiles(x.len() / g.input_len(), g) {
+        let [rows, columns] = grid.lines.map(Line::outputs);
+        let outputs = (0..rows * columns).filter_map(|p| grid.output(place, [p / columns, p % columns]));
+        let outputs: Vec<usize> = outputs.flat_map(|at| at..at + g.out_channels).collect();
+        let largest = largest(outputs.iter().map(|&i| magnitudes[i]));
+        for i in outputs {
+            bounds[i] = (9 * g.in_channels + 2) as f64 * f64::from(f32::EPSILON) / 2.0 * largest;
+        }
+    }
+    bounds
+}
+
+/// The bound of each value of dx.
+fn input_bounds(dy: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    let weights = largest_weights(kernel, g);
+    let images = dy.len() / g.output_len();
+    let mut bounds = vec![0.0; images * g.input_len()];
+    for (grid, place) in tiles(images, g) {
+        let dy = maxima(dy, g.out_channels, grid.lines.map(Line::outputs), |at| grid.output(place, at));
+        let [rows, columns] = grid.lines.map(Line::points);
+        for at in (0..rows * columns).filter_map(|p| grid.input(place, [p / columns, p % columns])) {
+            for c in 0..g.in_channels {
+                let sum: f64 = dy.iter().enumerate().map(|(o, dy)| dy * weights[c * g.out_channels + o]).sum();
+                bounds[at + c] += (g.out_channels + 23) as f64 * unit * growth(grid, to_dx) * sum;
+            }
+        }
+    }
+    bounds
 }
 
 fn all(check: &mut Check) {
@@ -161,17 +200,17 @@ fn all(check: &mut Check) {
         let [wide_x, wide_dy, wide_kernel, wide_bias] = [&x, &dy, &kernel, &bias].map(|v| widen(v));
 
         let want = oracle::conv(&wide_x, &wide_kernel, &wide_bias, g);
-        let bound =
-            bounds(&wide_x, &wide_kernel, g, [0, 0], 8, |tap, c, o| (tap * g.in_channels + c) * g.out_channels + o);
+        let y = run(&x, &packed, &bias, g, Fused::LINEAR);
+        let direct = direct_bounds(&wide_x, &wide_kernel, &wide_bias, g);
+        check.f32s("y, by 8 times the direct bound", &y, &want, |i| 8.0 * direct[i]);
+        let bound = bounds(&wide_x, &wide_kernel, g);
         let bound = |i: usize| bound[i] + 2.0 * unit * wide_bias[i % g.out_channels].abs();
-        check.f32s("y", &run(&x, &packed, &bias, g, Fused::LINEAR), &want, bound);
+        check.f32s("y", &y, &want, bound);
         let relu: Vec<f64> = want.iter().map(|v| v.max(0.0)).collect();
         check.f32s("relu y", &run(&x, &packed, &bias, g, Fused { kind: 1, p0: 0.0, p1: 0.0 }), &relu, bound);
 
         let (want_dx, want_dkernel, want_dbias) = oracle::conv_gradient(&wide_dy, &wide_x, &wide_kernel, g);
-        let bound = bounds(&wide_dy, &wide_kernel, backward(g), [g.pad_top, g.pad_left], 10, |tap, o, c| {
-            (tap * g.in_channels + c) * g.out_channels + o
-        });
+        let bound = input_bounds(&wide_dy, &wide_kernel, g);
         check.f32s("dx", &run_back(&dy, &transposed, g), &want_dx, |i| bound[i]);
 
         // Two images a partial.
@@ -184,29 +223,25 @@ fn all(check: &mut Check) {
         let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
         sum_partials(&mut dkernel, &dkernels, g.kernel_len());
         sum_partials(&mut dbias, &dbiases, g.out_channels);
-        let tiles = [g.out_h, g.out_w].map(|v| v.div_ceil(2));
         let mut sums = vec![0.0; g.in_channels * g.out_channels];
-        for (image, dy) in wide_dy.chunks(g.output_len()).enumerate() {
-            for tile in 0..tiles[0] * tiles[1] {
-                let [row, column] = [tile / tiles[1] * 2, tile % tiles[1] * 2];
-                let maxima = patch_maxima(&wide_x, image, [row, column], g);
-                for o in 0..g.out_channels {
-                    let inside =
-                        (0..4).map(|i| [row + i / 2, column + i % 2]).filter(|p| p[0] < g.out_h && p[1] < g.out_w);
-                    let largest =
-                        largest(inside.map(|[row, column]| dy[(row * g.out_w + column) * g.out_channels + o]));
-                    for (c, x) in maxima.iter().enumerate() {
-                        sums[c * g.out_channels + o] += x * largest;
-                    }
+        let mut blocks = 0;
+        for grid in grids(g) {
+            blocks += (images.min(2) * grid.len()).div_ceil(BLOCK);
+            for place in (0..images * grid.len()).map(|tile| grid.place(tile)) {
+                let x = maxima(&wide_x, g.in_channels, grid.lines.map(Line::points), |at| grid.input(place, at));
+                let dy = maxima(&wide_dy, g.out_channels, grid.lines.map(Line::outputs), |at| grid.output(place, at));
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum += growth(grid, to_dkernel) * x[i / g.out_channels] * dy[i % g.out_channels];
                 }
             }
         }
         let chunks = images.div_ceil(2);
-        let blocks = (images.min(2) * tiles[0] * tiles[1]).div_ceil(BLOCK);
-        let factor = (BLOCK + blocks + chunks + 8) as f64 * unit;
-        check.f32s("dkernel", &dkernel, &want_dkernel, |i| factor * 36.0 * sums[i % sums.len()]);
+        let factor = (BLOCK + blocks + chunks + 21) as f64 * unit;
+        check.f32s("dkernel", &dkernel, &want_dkernel, |i| factor * sums[i % sums.len()]);
         let (_, _, magnitudes) =
             oracle::conv_gradient(&wide_dy.iter().map(|v| v.abs()).collect::<Vec<_>>(), &wide_x, &wide_kernel, g);
+        let blocks = (images.min(2) * g.out_h * g.out_w).div_ceil(PIXELS);
+        let factor = (PIXELS + blocks + chunks) as f64 * unit;
         check.f32s("dbias", &dbias, &want_dbias, |i| factor * magnitudes[i]);
     }
 }
@@ -222,8 +257,7 @@ fn with_pooling(check: &mut Check) {
         let [packed, _] = packed(&kernel, g);
         let [wide_x, wide_kernel] = [&x, &kernel].map(|v| widen(v));
         let conv = oracle::conv(&wide_x, &wide_kernel, &vec![0.0; g.out_channels], g);
-        let bound =
-            bounds(&wide_x, &wide_kernel, g, [0, 0], 8, |tap, c, o| (tap * g.in_channels + c) * g.out_channels + o);
+        let bound = bounds(&wide_x, &wide_kernel, g);
         // Of the largest of four the error is at most the largest of theirs.
         let bound = oracle::max_pool(&bound, pool(g));
         for bias in biases(&mut random, g) {
@@ -273,8 +307,8 @@ mod tests {
                 x.chunks(g.input_len()).flat_map(|x| run_pooled(x, &packed, &bias, g, RELU)).collect();
             assert_eq!(whole, pieces);
             let mut panels = vec![0.0; packed.len()];
-            for (i, panel) in panels.chunks_mut(panel_len(g.in_channels)).enumerate() {
-                pack(panel, &kernel, g.in_channels, g.out_channels, i);
+            for (i, panel) in panels.chunks_mut(panel_len(g.in_channels, g)).enumerate() {
+                pack(panel, &kernel, g, i);
             }
             assert_eq!(panels, packed);
         }

@@ -12,77 +12,58 @@
 //! largest |dy| of those tiles, for each of n output channels: 7 and 1 are the sums along a column of A, G and B. After n
 //! products stand 10 more roundings: |error| ≤ (n + 10)·2⁻²⁴·64·Σ over channels of max|w|·max|dy|.
 
-use super::convolve::{BLOCK, GROUP, Products, Vectors, multiply, scratch_len, store_points, transpose};
+use super::block::{self, Block, Place, pitch};
 use super::pack::panel_len;
-use super::transform::Points;
-use super::{Grid, POINTS, load, transform};
+use super::transform::{Matrix, Vector};
+use super::{Grid, grids};
 use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
-/// For the images that dx and dy hold; `packed` is from [`super::pack::pack_transposed`], `scratch` is that of a convolution of
+/// For the images that dx and dy hold; `packed` is from [`super::pack::pack_transposed`], `scratch` of [`block::scratch_len`] for
 /// dy's channels, and what it holds does not matter.
 pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &[f32], g: Geometry) {
     let images = dy.len() / g.output_len();
     assert!(dx.len() == images * g.input_len() && dy.len() == images * g.output_len());
-    assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len(g.out_channels));
-    assert_eq!(scratch.len(), scratch_len(g.out_channels));
-
-    let grid = Grid::new(g, g.out_h, g.out_w);
-    let tiles = images * grid.len();
-    let depth = g.out_channels.next_multiple_of(LANES);
-    let (outside, gradients) = scratch.split_at_mut(depth);
-    outside.fill(0.0);
-    let (gradients, _) = gradients.as_chunks_mut();
+    let panel_len = panel_len(g.out_channels, g);
+    assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len);
+    let mut block = Block::new(scratch, g.out_channels);
     dx.fill(0.0);
-    let mut products = [[[0.0; WIDTH]; BLOCK]; POINTS];
-    for first in (0..tiles).step_by(BLOCK) {
-        let block = first..tiles.min(first + BLOCK);
-        for t in 0..block.len().next_multiple_of(GROUP) {
-            let place = grid.place(first + t);
-            let pixel = |p| {
-                let dy = grid.output(place, p, false).and_then(|[at, _]| dy.get(at..at + g.out_channels));
-                dy.unwrap_or(&outside[..g.out_channels])
-            };
-            transform_gradients(gradients, t, [[pixel(0), pixel(1)], [pixel(2), pixel(3)]], g.out_channels);
-        }
-        transpose(gradients, block.len(), depth);
-        for (panel, kernel) in packed.chunks_exact(panel_len(g.out_channels)).enumerate() {
-            multiply(&mut products, gradients, kernel, block.len(), depth);
-            let channels = WIDTH.min(g.in_channels - panel * WIDTH);
-            for (t, tile) in block.clone().enumerate() {
-                let pixels = grid.inputs(tile).map(|row| row.map(|at| at.map(|at| at + panel * WIDTH)));
-                add_patch(dx, pixels, &products, t, channels);
+    let mut kernels = 0;
+    for grid in grids(g) {
+        let kernel_len = grid.points() * super::depth(g.out_channels) * WIDTH;
+        let tiles = images * grid.len();
+        for first in (0..tiles).step_by(block::tiles(grid)) {
+            let count = (tiles - first).min(block::tiles(grid));
+            let places: [Place; block::BLOCK] = core::array::from_fn(|t| grid.place(first + t));
+            block.fill(Matrix::OutputGradients, grid, &places, count, (dy, g.out_channels), Grid::output);
+            for (panel, packed) in packed.chunks_exact(panel_len).enumerate() {
+                block.multiply(Matrix::PatchGradient, grid, &packed[kernels..][..kernel_len], count);
+                for (t, place) in places[..count].iter().enumerate() {
+                    add_patch(dx, &block.products[2 * t..], grid, *place, panel * WIDTH);
+                }
             }
         }
+        kernels += kernel_len;
     }
 }
 
-/// The transformed gradients of tile t of a block.
+/// Adds to dx what the pixels of a tile take, eight channels from c on, fewer at the end.
 #[inline(never)]
-fn transform_gradients(to: &mut [Vectors], t: usize, pixels: [[&[f32]; 2]; 2], channels: usize) {
-    let vectors = channels.div_ceil(LANES);
-    for v in 0..vectors {
-        let dy = pixels.map(|row| row.map(|pixel| load(pixel, v * LANES)));
-        store_points(to, t, [v, vectors], transform::output_gradients(dy));
-    }
-}
-
-/// Adds what the pixels of tile t of a block take, for up to eight channels.
-#[inline(never)]
-fn add_patch(dx: &mut [f32], pixels: Points<Option<usize>>, products: &Products, t: usize, channels: usize) {
-    for at in [0, LANES] {
-        let lanes = LANES.min(channels.saturating_sub(at));
-        let point = |i: usize| F32x4::load(&products[i][t][at..]);
-        let patch = transform::patch_gradient([0, 4, 8, 12].map(|i| [0, 1, 2, 3].map(|j| point(i + j))));
-        for (pixels, values) in pixels.iter().zip(patch) {
-            for (pixel, value) in pixels.iter().zip(values) {
-                let Some(pixel) = pixel else { continue };
-                let dx = &mut dx[pixel + at.min(channels)..][..lanes];
-                if lanes == LANES {
-                    (F32x4::load(dx) + value).store(dx);
-                } else {
-                    (F32x4::load_partial(dx, lanes) + value).store_partial(dx, lanes);
+fn add_patch(dx: &mut [f32], values: &[Vector], grid: Grid, place: Place, c: usize) {
+    let columns = grid.lines[1].points();
+    for (p, values) in values.chunks(pitch(grid)).enumerate().take(grid.points()) {
+        let Some(at) = grid.input(place, [p / columns, p % columns]) else { continue };
+        let dx = &mut dx[at..at + grid.g.in_channels][c..];
+        match dx.first_chunk_mut::<WIDTH>() {
+            Some(dx) => {
+                for (dx, value) in dx.as_chunks_mut::<LANES>().0.iter_mut().zip(values) {
+                    (F32x4::load(dx) + F32x4::load(value)).store(dx);
+                }
+            }
+            None => {
+                for (dx, value) in dx.iter_mut().zip(values.as_flattened()) {
+                    *dx += value;
                 }
             }
         }

@@ -1,34 +1,71 @@
 //! dw = Gᵀ·Σ over tiles of ((A·dy·Aᵀ) ⊙ (Bᵀ·x·B))·G, and db = Σdy.
 //!
-//! 32 tiles at a time: their transformed patches of x, 2 KB a channel, and gradients of y, 2 KB a channel, are multiplied
-//! into 16 matrices of sums in the second-level cache, four by eight channels in registers over the tiles. At the end of a
-//! chunk of images its sums become its partial of dw; the partials are added up by [`crate::reduce::sum_partials`].
+//! 16 tiles of one kind at a time: their transformed patches of x and gradients of y, up to 2.25 KB a channel each, are multiplied into
+//! up to 36 matrices of sums in the second-level cache, four by eight channels in registers over the tiles. After each kind of a
+//! chunk of images they are transformed and added to the chunk's partial of dw; the partials are added up by
+//! [`crate::reduce::sum_partials`].
 //!
-//! Traffic: x is read four times over, dy once; the sums, 64 bytes for each pair of channels, are read and written for each
-//! 32 tiles.
+//! Traffic: x is read 2.25 times over by tiles of 4×4, four times by those of 2×2, dy once; the sums, up to 144 bytes for each pair
+//! of channels, are read and written for each 16 tiles.
 //!
 //! # Error
-//! A tile's term has a magnitude of at most (1 + ½·2 + ½·2)²·4 = 36 times its largest |dy| times its largest |x|. Sums are
-//! f32: over the tiles of a block, over blocks, over partials, and 8 roundings in the transforms: |error| ≤
-//! (32 + blocks + partials + 8)·2⁻²⁴·36·Σ over tiles of max|dy|·max|x|. For db it is that of a sum.
+//! A tile's term has a magnitude of at most 794 times its largest |dy| times its largest |x| (36 times in tiles of 2×2): 28.2
+//! and 6 are the sums along a line of A, B and G. Sums are f32: over the tiles of a block, over blocks, over kinds and partials,
+//! and 21 roundings in the transforms: |error| ≤ (16 + blocks + kinds + partials + 21)·2⁻²⁴·794·Σ over tiles of max|dy|·max|x|. For
+//! db it is that of a sum, over blocks of 32 pixels.
 
-use super::transform::Points;
-use super::{Grid, POINTS, load, stride, transform};
+use super::block::transform_tile;
+use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
+use super::{Grid, depth, grids, stride};
 use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
 /// Tiles in a block.
-pub const BLOCK: usize = 32;
+pub const BLOCK: usize = 16;
 
-/// Four channels of x by eight of dy.
-type Sums = [[f32; WIDTH]; LANES];
+/// Pixels of dy in a block of db's sum.
+pub const PIXELS: usize = 32;
 
-/// Values of scratch that a chunk of images needs: a pixel of zeros, a block of both sides, and the sums.
+/// Most points of a tile.
+const POINTS: usize = MOST * MOST;
+
+/// What a chunk of images needs of scratch.
+struct Scratch<'a> {
+    /// A pixel of zeros.
+    outside: &'a mut [Vector],
+    /// A tile's columns when they are transformed; \[row\]\[column\]\[out / 4\] of a row of sums.
+    columns: &'a mut [Vector],
+    /// \[point\]\[in / 4 and a gap\]\[tile\].
+    patches: &'a mut [Vector],
+    /// \[point\]\[out / 4 and a gap\]\[tile\].
+    gradients: &'a mut [Vector],
+    /// \[point\]\[in, and a gap\]\[out / 4\].
+    sums: &'a mut [Vector],
+}
+
+/// Vectors of so many channels of x and, in whole panels, of dy.
+fn vectors([inputs, outputs]: [usize; 2]) -> [usize; 2] {
+    [depth(inputs) / LANES, outputs.next_multiple_of(WIDTH) / LANES]
+}
+
+/// Vectors of [`Scratch`]'s fields.
+fn lengths(channels: [usize; 2]) -> [usize; 5] {
+    let [inputs, outputs] = vectors(channels);
+    let most = inputs.max(outputs);
+    let [patches, gradients] = [inputs, outputs].map(|vectors| POINTS * stride(vectors) * BLOCK);
+    [most, POINTS * most, patches, gradients, POINTS * matrix_len(channels)]
+}
+
+/// Vectors of the sums at a point, and a gap.
+fn matrix_len(channels: [usize; 2]) -> usize {
+    let [inputs, outputs] = vectors(channels);
+    stride(inputs * LANES * outputs)
+}
+
+/// Values of scratch that a chunk of images needs.
 pub fn scratch_len(in_channels: usize, out_channels: usize) -> usize {
-    let [inputs, outputs] = [in_channels.div_ceil(LANES), out_channels.div_ceil(WIDTH)];
-    let block = BLOCK * (stride(inputs) * LANES + stride(outputs) * WIDTH);
-    (inputs * LANES).max(outputs * WIDTH) + POINTS * (block + inputs * LANES * outputs * WIDTH)
+    lengths([in_channels, out_channels]).iter().sum::<usize>() * LANES
 }
 
 /// The partial of dw and, where not empty, of db for the images that dy and x hold; what `scratch` holds does not matter.
@@ -43,125 +80,129 @@ pub fn kernel_gradient(
     let images = dy.len() / g.output_len();
     assert!(x.len() == images * g.input_len() && dy.len() == images * g.output_len());
     assert!(dkernel.len() == g.kernel_len() && (dbias.is_empty() || dbias.len() == g.out_channels));
-    assert_eq!(scratch.len(), scratch_len(g.in_channels, g.out_channels));
-
-    let [inputs, outputs] = [g.in_channels.div_ceil(LANES), g.out_channels.div_ceil(WIDTH)];
-    let (outside, rest) = scratch.split_at_mut((inputs * LANES).max(outputs * WIDTH));
-    let (patches, rest) = rest.split_at_mut(POINTS * BLOCK * stride(inputs) * LANES);
-    let (gradients, sums) = rest.split_at_mut(POINTS * BLOCK * stride(outputs) * WIDTH);
-    let patches = patches.as_chunks_mut::<LANES>().0.as_chunks_mut::<BLOCK>().0;
-    let gradients = gradients.as_chunks_mut::<WIDTH>().0.as_chunks_mut::<BLOCK>().0;
-    let sums = sums.as_chunks_mut::<WIDTH>().0.as_chunks_mut::<LANES>().0;
-    outside.fill(0.0);
-    sums.as_flattened_mut().as_flattened_mut().fill(0.0);
+    let mut scratch = Scratch::new(scratch, [g.in_channels, g.out_channels]);
+    dkernel.fill(0.0);
+    for grid in grids(g) {
+        let tiles = images * grid.len();
+        for first in (0..tiles).step_by(BLOCK) {
+            let block = tiles.min(first + BLOCK) - first;
+            for t in 0..block {
+                scratch.transform(grid, first + t, t, dy, x);
+            }
+            scratch.add_products(grid, block, first == 0);
+        }
+        scratch.add_gradient(dkernel, grid);
+    }
     dbias.fill(0.0);
-
-    let grid = Grid::new(g, g.out_h, g.out_w);
-    let tiles = images * grid.len();
-    for first in (0..tiles).step_by(BLOCK) {
-        let block = first..tiles.min(first + BLOCK);
-        for (t, tile) in block.clone().enumerate() {
-            transform_patch(patches, t, grid.patch(x, outside, tile), g.in_channels);
-            let place = grid.place(tile);
-            let pixel = |p| &grid.output(place, p, false).map_or(&*outside, |[at, _]| &dy[at..])[..g.out_channels];
-            let pixels = [[pixel(0), pixel(1)], [pixel(2), pixel(3)]];
-            transform_gradients(gradients, t, pixels, g.out_channels);
-        }
-        add_products(sums, patches, gradients, [inputs, outputs], block.len());
-        // The sum of a tile's four gradients is one of its 16 values: that at the point (1, 1).
-        for (dbias, gradients) in dbias.chunks_mut(WIDTH).zip(&gradients[5 * stride(outputs)..]) {
-            let mut total = [F32x4::zero(); 2];
-            for dy in &gradients[..block.len()] {
-                total = [total[0] + F32x4::load(dy), total[1] + F32x4::load(&dy[LANES..])];
-            }
-            for (i, dbias) in dbias.iter_mut().enumerate() {
-                *dbias += total[i / LANES].to_array()[i % LANES];
-            }
-        }
-    }
-    write(dkernel, sums, g);
-}
-
-/// The transformed patch of tile t of a block, \[point\]\[channels / 4 and a gap\]\[tile\].
-#[inline(never)]
-fn transform_patch(patches: &mut [[[f32; LANES]; BLOCK]], t: usize, pixels: Points<&[f32]>, channels: usize) {
-    let vectors = channels.div_ceil(LANES);
-    for v in 0..vectors {
-        let patch = transform::patch(pixels.map(|row| row.map(|pixel| load(pixel, v * LANES))));
-        for (i, row) in patch.into_iter().enumerate() {
-            for (j, value) in row.into_iter().enumerate() {
-                value.store(&mut patches[(4 * i + j) * stride(vectors) + v][t]);
-            }
+    if !dbias.is_empty() {
+        for pixels in dy.chunks(PIXELS * g.out_channels) {
+            add_bias(dbias, pixels);
         }
     }
 }
 
-/// The transformed gradients of tile t of a block, \[point\]\[channels / 8 and a gap\]\[tile\].
-#[inline(never)]
-fn transform_gradients(gradients: &mut [[[f32; WIDTH]; BLOCK]], t: usize, pixels: [[&[f32]; 2]; 2], channels: usize) {
-    let panels = channels.div_ceil(WIDTH);
-    for panel in 0..panels {
-        for at in [0, LANES] {
-            let dy = pixels.map(|row| row.map(|pixel| load(pixel, panel * WIDTH + at)));
-            for (i, row) in transform::output_gradients(dy).into_iter().enumerate() {
-                for (j, value) in row.into_iter().enumerate() {
-                    value.store(&mut gradients[(4 * i + j) * stride(panels) + panel][t][at..]);
+impl<'a> Scratch<'a> {
+    fn new(scratch: &'a mut [f32], channels: [usize; 2]) -> Self {
+        assert_eq!(scratch.len(), scratch_len(channels[0], channels[1]));
+        let [outside, columns, patches, gradients, _] = lengths(channels);
+        let (scratch, _) = scratch.as_chunks_mut();
+        let (outside, scratch) = scratch.split_at_mut(outside);
+        outside.fill([0.0; LANES]);
+        let (columns, scratch) = scratch.split_at_mut(columns);
+        let (patches, scratch) = scratch.split_at_mut(patches);
+        let (gradients, sums) = scratch.split_at_mut(gradients);
+        Self { outside, columns, patches, gradients, sums }
+    }
+
+    /// Transforms a tile into place t of a block.
+    fn transform(&mut self, grid: Grid, tile: usize, t: usize, dy: &[f32], x: &[f32]) {
+        let g = grid.g;
+        let [inputs, outputs] = vectors([g.in_channels, g.out_channels]);
+        let place = grid.place(tile);
+        let steps = |vectors| [stride(vectors) * BLOCK, BLOCK];
+        let scratch = [&mut *self.outside, &mut *self.columns];
+        let (x, to) = ((x, g.in_channels), &mut self.patches[t..]);
+        transform_tile(Matrix::Patch, grid.lines, x, |at| grid.input(place, at), scratch, to, steps(inputs));
+        let scratch = [&mut *self.outside, &mut *self.columns];
+        let (dy, to) = ((dy, g.out_channels), &mut self.gradients[t..]);
+        transform_tile(
+            Matrix::OutputGradients,
+            grid.lines,
+            dy,
+            |at| grid.output(place, at),
+            scratch,
+            to,
+            steps(outputs),
+        );
+    }
+
+    /// sums += patchesᵀ · gradients at each point, over the first `tiles` of the block; = in a grid's first block.
+    #[inline(never)]
+    fn add_products(&mut self, grid: Grid, tiles: usize, first: bool) {
+        let channels = [grid.g.in_channels, grid.g.out_channels];
+        let [inputs, outputs] = vectors(channels);
+        for (point, sums) in self.sums.chunks_exact_mut(matrix_len(channels)).enumerate().take(grid.points()) {
+            let patches = self.patches[point * stride(inputs) * BLOCK..].chunks_exact(BLOCK);
+            for (x, sums) in patches.zip(sums.chunks_exact_mut(LANES * outputs)) {
+                let gradients = self.gradients[point * stride(outputs) * BLOCK..].chunks_exact(2 * BLOCK);
+                for (dy, panel) in gradients.zip(0..outputs / 2) {
+                    let (low, high) = dy.split_at(BLOCK);
+                    let (x, dy) = (&x[..tiles], [&low[..tiles], &high[..tiles]]);
+                    add_product(&mut sums[2 * panel..], outputs, x, dy, first);
+                }
+            }
+        }
+    }
+
+    /// dkernel += Gᵀ · sums · G.
+    fn add_gradient(&mut self, dkernel: &mut [f32], grid: Grid) {
+        let channels = [grid.g.in_channels, grid.g.out_channels];
+        let [_, pitch] = vectors(channels);
+        let count = channels[1].div_ceil(LANES);
+        let [rows, columns] = grid.lines.map(Line::points);
+        let (lines, taps) = self.columns.split_at_mut(3 * MOST * count);
+        for c in 0..channels[0] {
+            for j in 0..columns {
+                let mut from: Streams = [&[]; MOST];
+                set(&mut from, rows, |i| &self.sums[(columns * i + j) * matrix_len(channels) + c * pitch..][..count]);
+                Matrix::KernelGradient.apply(grid.lines[0], &from, &mut lines[j * count..], [columns * count, 1]);
+            }
+            Matrix::KernelGradient.rows(grid.lines, lines, [count; 2], taps, [count, 1]);
+            for (tap, values) in taps.chunks_exact(count).enumerate().take(9) {
+                let to = &mut dkernel[(tap * channels[0] + c) * channels[1]..][..channels[1]];
+                for (to, value) in to.chunks_mut(LANES).zip(values) {
+                    (F32x4::load_up_to(to) + F32x4::load(value)).store_up_to(to);
                 }
             }
         }
     }
 }
 
-/// sums\[point\]\[in / 4\]\[out / 8\] += patchesᵀ · gradients over the first `tiles` of the block.
-#[inline(never)]
-fn add_products(
-    sums: &mut [Sums],
-    patches: &[[[f32; LANES]; BLOCK]],
-    gradients: &[[[f32; WIDTH]; BLOCK]],
-    [inputs, outputs]: [usize; 2],
-    tiles: usize,
-) {
-    let mut sums = sums.iter_mut();
-    for point in 0..POINTS {
-        for x in &patches[point * stride(inputs)..][..inputs] {
-            for dy in &gradients[point * stride(outputs)..][..outputs] {
-                let sums = sums.next().expect("a tile of sums for each pair of vectors");
-                add_product(sums, &x[..tiles], &dy[..tiles]);
-            }
-        }
-    }
-}
-
+/// Four rows of sums, `pitch` apart, eight channels.
 #[inline(always)]
-fn add_product(to: &mut Sums, x: &[[f32; LANES]], dy: &[[f32; WIDTH]]) {
+fn add_product(to: &mut [Vector], pitch: usize, x: &[Vector], [low, high]: [&[Vector]; 2], first: bool) {
     let mut sums = [[F32x4::zero(); 2]; LANES];
-    for (x, dy) in x.iter().zip(dy) {
-        let dy = [F32x4::load(dy), F32x4::load(&dy[LANES..])];
+    for ((x, low), high) in x.iter().zip(low).zip(high) {
+        let dy = [F32x4::load(low), F32x4::load(high)];
         for (c, sums) in sums.iter_mut().enumerate() {
             let x = F32x4::splat(x[c]);
             *sums = [x.mul_add(dy[0], sums[0]), x.mul_add(dy[1], sums[1])];
         }
     }
-    for (to, sums) in to.iter_mut().zip(sums) {
-        let (low, high) = to.split_at_mut(LANES);
-        (F32x4::load(low) + sums[0]).store(low);
-        (F32x4::load(high) + sums[1]).store(high);
+    for c in 0..LANES {
+        let to = &mut to[c * pitch..][..2];
+        for half in 0..2 {
+            let sum = if first { sums[c][half] } else { F32x4::load(&to[half]) + sums[c][half] };
+            sum.store(&mut to[half]);
+        }
     }
 }
 
-/// dw from the sums of a chunk.
-fn write(dkernel: &mut [f32], sums: &[Sums], g: Geometry) {
-    let outputs = g.out_channels.div_ceil(WIDTH);
-    let per_point = g.in_channels.div_ceil(LANES) * outputs;
-    for c in 0..g.in_channels {
-        for at in (0..g.out_channels).step_by(LANES) {
-            let of = c / LANES * outputs + at / WIDTH;
-            let sum = |point: usize| F32x4::load(&sums[point * per_point + of][c % LANES][at % WIDTH..]);
-            let m = [0, 4, 8, 12].map(|i| [0, 1, 2, 3].map(|j| sum(i + j)));
-            for (tap, value) in transform::kernel_gradient(m).as_flattened().iter().enumerate() {
-                let to = &mut dkernel[(tap * g.in_channels + c) * g.out_channels..][at..g.out_channels];
-                value.store_partial(to, LANES.min(to.len()));
-            }
-        }
+/// Adds the sum of some pixels of dy.
+fn add_bias(dbias: &mut [f32], pixels: &[f32]) {
+    let channels = dbias.len();
+    for (v, dbias) in dbias.chunks_mut(LANES).enumerate() {
+        let values = pixels.chunks_exact(channels).map(|dy| F32x4::load_up_to(&dy[v * LANES..]));
+        (F32x4::load_up_to(dbias) + values.fold(F32x4::zero(), |sum, dy| sum + dy)).store_up_to(dbias);
     }
 }

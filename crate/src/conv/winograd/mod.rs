@@ -1,25 +1,31 @@
-//! 3×3 convolutions of stride 1 with 16 multiplies for each 2×2 outputs in place of 36: F(2×2, 3×3) of Lavin and Gray,
-//! "Fast algorithms for convolutional neural networks", 2015, after Winograd 1980.
+//! 3×3 convolutions of stride 1 with fewer multiplies: F(2×2, 3×3) takes 16 for 2×2 outputs in place of 36, F(4×4, 3×3) 36
+//! for 4×4 in place of 144. Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015, after Winograd 1980.
 //!
-//! A *tile* is 2×2 outputs; it reads a patch d of 4×4 pixels. For each pair of channels, with a 3×3 kernel g,
+//! A *tile* is 4 or 2 rows of 4 or 2 outputs; it reads a patch d of two rows and columns more. For each pair of channels, with a
+//! 3×3 kernel g,
 //!
 //! tile = Aᵀ·((G·g·Gᵀ) ⊙ (Bᵀ·d·B))·A, and the kernel's gradient is dg = Gᵀ·Σ over tiles of ((A·dy·Aᵀ) ⊙ (Bᵀ·d·B))·G.
 //!
-//! The sums over channels (or tiles) between the transforms are 16 matrix products, one for each *point* of the 4×4. Whether
-//! a convolution takes this way is TypeScript's choice: it has to have channels enough to pay for the transforms.
+//! The sums over channels (or tiles) between the transforms are matrix products, one for each *point* of a patch. An image's
+//! rows and columns are cut into fours, and what is left into twos ([`grids`]): 10×10 outputs take 256 products for each pair of
+//! channels, by tiles of 2×2 alone 400, by direct sums 900. Whether a convolution takes this way is TypeScript's choice: it has to
+//! have channels enough to pay for the transforms.
 //!
-//! - [`transform`]: the five small matrices, as additions of vectors; weights are transformed in f64.
+//! - [`transform`]: the small matrices, as additions and multiples of vectors; weights are transformed in f64.
 //! - [`pack`]: transformed kernels in the order in which the products read them, once a step.
+//! - [`block`]: transformed patches of some tiles, and their products.
 //! - [`convolve`] is the forward pass.
-//! - [`input_gradient`]: dd = B·((G·g·Gᵀ) ⊙ (A·dy·Aᵀ))·Bᵀ, added up where patches overlap: 16 products a tile of dy.
+//! - [`input_gradient`]: dd = B·((G·g·Gᵀ) ⊙ (A·dy·Aᵀ))·Bᵀ, added up where patches overlap: a product for each point of dy's tiles.
 //! - [`kernel_gradient`]: the other product.
 //!
 //! # Error
-//! A 4×4 point of the chain from x and w to y sums n products, and at most 8 more roundings stand before and after it; the
-//! magnitudes that are summed are at most (1 + 1½ + 1½)²·4 = 64 times the largest |w| times the largest |x| of the tile's
-//! patch: |error| ≤ (n + 8)·2⁻²⁴·64·Σ over channels of max|w|·max|x|, and 2⁻²³·|b|. That is at most 8 times the bound of the
-//! direct sum, (9n + 2)·2⁻²⁴·Σ|w||x|, where all magnitudes are those maxima. The gradients have bounds of their own.
+//! A point of the chain from x and w to y sums n products, and at most 21 more roundings stand before and after it (8 in tiles of
+//! 2×2). The magnitudes that are summed are at most 537 (64 in tiles of 2×2: [`transform`]) times the largest |w| times the
+//! largest |x| of the tile's patch: |error| ≤ (n + 21)·2⁻²⁴·537·Σ over channels of max|w|·max|x|, and 2⁻²³·|b|. Where all
+//! magnitudes are those maxima, the bound of the direct sum is (9n + 2)·2⁻²⁴·9 times that sum; of this that of 2×2 is below 8
+//! times from TODO on. The gradients have bounds of their own.
 
+pub mod block;
 pub mod convolve;
 pub mod input_gradient;
 pub mod kernel_gradient;
@@ -30,11 +36,13 @@ mod transform;
 pub mod cases;
 
 use super::Geometry;
-use crate::simd::{F32x4, LANES};
-use transform::Points;
+use crate::simd::LANES;
+use transform::Line;
 
-/// Products for each tile and pair of channels.
-const POINTS: usize = 16;
+/// Channels filled up to whole vectors.
+const fn depth(channels: usize) -> usize {
+    channels.next_multiple_of(LANES)
+}
 
 /// From one point's vectors to the next one's in scratch, where a point has so many: one more is left free, since with 32 or 64
 /// channels the 16 points of a patch would otherwise lie 2 or 4 KiB apart, in the same lines of a first-level cache.
@@ -42,77 +50,69 @@ const fn stride(vectors: usize) -> usize {
     vectors + 1
 }
 
-/// The tiles of a chunk's images: image by image, each row by row.
+/// The tiles of one kind: a rectangle of them in each of a chunk's images; image by image, each row by row.
 #[derive(Clone, Copy)]
-struct Grid {
+pub struct Grid {
     g: Geometry,
-    rows: usize,
-    columns: usize,
+    /// Of a tile's rows and columns.
+    lines: [Line; 2],
+    /// Row and column of the first output.
+    first: [usize; 2],
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+}
+
+/// The kinds of tiles that make an image of y.
+fn grids(g: Geometry) -> impl Iterator<Item = Grid> {
+    assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
+    let (rows, columns) = (segments(g.out_h), segments(g.out_w));
+    (0..4).map(move |i| [rows[i / 2], columns[i % 2]]).filter(|[rows, columns]| rows.2 > 0 && columns.2 > 0).map(
+        move |[rows, columns]| Grid {
+            g,
+            lines: [rows.0, columns.0],
+            first: [rows.1, columns.1],
+            tiles: [rows.2, columns.2],
+        },
+    )
+}
+
+/// Outputs along an axis as lines: which, from where on, how many. Three that are left make a four, with less work than two twos.
+fn segments(outputs: usize) -> [(Line, usize, usize); 2] {
+    let fours = (outputs + 1) / 4;
+    [(Line::Four, 0, fours), (Line::Two, 4 * fours, outputs.saturating_sub(4 * fours).div_ceil(2))]
 }
 
 impl Grid {
-    /// The tiles that meet the first `rows` × `columns` outputs of each image.
-    fn new(g: Geometry, rows: usize, columns: usize) -> Self {
-        assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
-        Self { g, rows: rows.div_ceil(2), columns: columns.div_ceil(2) }
-    }
-
     /// Tiles in an image.
     fn len(self) -> usize {
-        self.rows * self.columns
+        self.tiles[0] * self.tiles[1]
     }
 
-    /// The image, row and column of a tile.
+    /// Points of a tile.
+    fn points(self) -> usize {
+        self.lines[0].points() * self.lines[1].points()
+    }
+
+    /// The image of a tile, and row and column of its first output.
     fn place(self, tile: usize) -> [usize; 3] {
         let (image, tile) = (tile / self.len(), tile % self.len());
-        [image, tile / self.columns, tile % self.columns]
+        let [row, column] = [tile / self.tiles[1], tile % self.tiles[1]];
+        let [rows, columns] = self.lines.map(Line::outputs);
+        [image, self.first[0] + row * rows, self.first[1] + column * columns]
     }
 
-    /// The pixels of x that a tile reads; `outside` for those in the padding or past the last image.
-    fn patch<'a>(self, x: &'a [f32], outside: &'a [f32], tile: usize) -> Points<&'a [f32]> {
+    /// Where pixel (i, j) of the patch of the tile at a place begins in x; nothing in the padding.
+    fn input(self, [image, row, column]: [usize; 3], [i, j]: [usize; 2]) -> Option<usize> {
         let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
-        let [image, row, column] = self.place(tile);
-        let [row, column] = [2 * row, 2 * column];
-        let x = x.get(image * self.g.input_len()..).unwrap_or(&[]);
-        core::array::from_fn(|i| {
-            // Before the first row or column these wrap around, past every size.
-            let row = (row + i).wrapping_sub(pad_top);
-            core::array::from_fn(|j| {
-                let column = (column + j).wrapping_sub(pad_left);
-                let inside = row < in_h && column < in_w && !x.is_empty();
-                if inside { &x[(row * in_w + column) * in_channels..][..in_channels] } else { &outside[..in_channels] }
-            })
-        })
+        // Before the first row or column these wrap around, past every size.
+        let [row, column] = [(row + i).wrapping_sub(pad_top), (column + j).wrapping_sub(pad_left)];
+        (row < in_h && column < in_w).then(|| ((image * in_h + row) * in_w + column) * in_channels)
     }
 
-    /// The pixels of x that a tile reads: where each begins, or nothing in the padding.
-    fn inputs(self, tile: usize) -> Points<Option<usize>> {
-        let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
-        let [image, row, column] = self.place(tile);
-        core::array::from_fn(|i| {
-            let row = (2 * row + i).wrapping_sub(pad_top);
-            core::array::from_fn(|j| {
-                let column = (2 * column + j).wrapping_sub(pad_left);
-                (row < in_h && column < in_w).then(|| ((image * in_h + row) * in_w + column) * in_channels)
-            })
-        })
-    }
-
-    /// Output p of the tile at a place, row by row: where its channels begin in y, and the class of its bias where there is a
-    /// map of them; nothing past the last row or column.
-    fn output(self, [image, row, column]: [usize; 3], p: usize, mapped: bool) -> Option<[usize; 2]> {
+    /// Where output (i, j) of the tile at a place begins in y; nothing past the last row or column.
+    fn output(self, [image, row, column]: [usize; 3], [i, j]: [usize; 2]) -> Option<usize> {
         let Geometry { out_h, out_w, out_channels, .. } = self.g;
-        let [row, column] = [2 * row + p / 2, 2 * column + p % 2];
-        let class = || if mapped { self.g.bias_class(row, column) } else { 0 };
-        (row < out_h && column < out_w).then(|| [((image * out_h + row) * out_w + column) * out_channels, class()])
-    }
-}
-
-/// Four channels of a pixel from `at` on, fewer at its end, filled up with zeros.
-#[inline(always)]
-fn load(pixel: &[f32], at: usize) -> F32x4 {
-    match pixel.get(at..at + LANES) {
-        Some(channels) => F32x4::load(channels),
-        None => F32x4::load_partial(&pixel[at.min(pixel.len())..], pixel.len().saturating_sub(at)),
+        let [row, column] = [row + i, column + j];
+        (row < out_h && column < out_w).then(|| ((image * out_h + row) * out_w + column) * out_channels)
     }
 }

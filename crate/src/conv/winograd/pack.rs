@@ -1,43 +1,107 @@
-//! Transformed kernels, \[panel\]\[point\]\[in, a multiple of 4\]\[8 out\], filled up with zeros.
+//! Transformed kernels, \[panel\]\[kind of tile\]\[point\]\[in, a multiple of 4\]\[8 out\], filled up with zeros.
 //!
-//! Once a step; reads each weight once and writes 16 for each 9. In f64, rounded at the end.
+//! Once a step; reads each weight once and writes up to 100 for each 9, one for each point of each kind ([`super::grids`]). In f64,
+//! rounded at the end.
 
-use super::{POINTS, transform};
+use super::transform::{Line, kernel_of_four, kernel_of_two};
+use super::{depth, grids};
+use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
-use crate::simd::LANES;
+use crate::simd::{F32x4, F64x2, LANES};
 
-/// Values of a panel for this many channels of the input.
-pub fn panel_len(in_channels: usize) -> usize {
-    POINTS * in_channels.next_multiple_of(LANES) * WIDTH
+/// Eight weights in f64.
+type Weights = [[f64; 2]; WIDTH / 2];
+
+/// Values of a panel of a kernel that takes so many channels to those of another image.
+pub fn panel_len(inputs: usize, g: Geometry) -> usize {
+    grids(g).map(|grid| grid.points()).sum::<usize>() * depth(inputs) * WIDTH
 }
 
 /// The panels from `first` on of an HWIO kernel.
-pub fn pack(packed: &mut [f32], kernel: &[f32], in_channels: usize, out_channels: usize, first: usize) {
-    fill(packed, kernel, [in_channels, out_channels], [out_channels, 1], first);
+pub fn pack(packed: &mut [f32], kernel: &[f32], g: Geometry, first: usize) {
+    fill(packed, kernel, g, [g.in_channels, g.out_channels], [g.out_channels, 1], first);
 }
 
 /// The same for the input gradient: in and out exchanged.
-pub fn pack_transposed(packed: &mut [f32], kernel: &[f32], in_channels: usize, out_channels: usize, first: usize) {
-    fill(packed, kernel, [out_channels, in_channels], [1, out_channels], first);
+pub fn pack_transposed(packed: &mut [f32], kernel: &[f32], g: Geometry, first: usize) {
+    fill(packed, kernel, g, [g.out_channels, g.in_channels], [1, g.out_channels], first);
 }
 
-/// Weight by weight, and one copy for both: in vectors of eight it was 15 KB of WebAssembly, for less than a hundredth of a
-/// step. A tap's weight from input i to output o stands at `steps`\[0\]·i + `steps`\[1\]·o.
-fn fill(packed: &mut [f32], kernel: &[f32], [inputs, outputs]: [usize; 2], steps: [usize; 2], first: usize) {
-    let taps = inputs * outputs;
-    assert_eq!(kernel.len(), 9 * taps);
-    let depth = inputs.next_multiple_of(LANES);
-    packed.fill(0.0);
-    for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs))) {
+/// A tap's weight from input i to output o stands at `steps`\[0\]·i + `steps`\[1\]·o.
+fn fill(
+    packed: &mut [f32],
+    kernel: &[f32],
+    g: Geometry,
+    [inputs, outputs]: [usize; 2],
+    steps: [usize; 2],
+    first: usize,
+) {
+    assert_eq!(kernel.len(), 9 * inputs * outputs);
+    let depth = depth(inputs);
+    if inputs < depth {
+        packed.fill(0.0);
+    }
+    for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs, g))) {
         let (packed, _) = packed.as_chunks_mut::<WIDTH>();
         for input in 0..inputs {
-            for (lane, output) in (panel * WIDTH..outputs).take(WIDTH).enumerate() {
-                let at = steps[0] * input + steps[1] * output;
-                let g = core::array::from_fn(|i| core::array::from_fn(|j| f64::from(kernel[(3 * i + j) * taps + at])));
-                for (point, weight) in transform::kernel(g).as_flattened().iter().enumerate() {
-                    packed[point * depth + input][lane] = *weight as f32;
+            let mut taps = [[Weights::default(); 3]; 3];
+            for (tap, taps) in taps.as_flattened_mut().iter_mut().enumerate() {
+                let kernel = &kernel[tap * inputs * outputs + steps[0] * input..];
+                for (weight, output) in taps.as_flattened_mut().iter_mut().zip(panel * WIDTH..outputs) {
+                    *weight = f64::from(kernel[steps[1] * output]);
                 }
             }
+            let mut points = 0;
+            for grid in grids(g) {
+                let [rows, columns] = grid.lines;
+                let mut lines = [[Weights::default(); 3]; 6];
+                match rows {
+                    Line::Two => transform_columns(kernel_of_two, &taps, &mut lines),
+                    Line::Four => transform_columns(kernel_of_four, &taps, &mut lines),
+                }
+                for line in &lines[..rows.points()] {
+                    let packed = &mut packed[points * depth + input..];
+                    match columns {
+                        Line::Two => transform_row(kernel_of_two, line, packed, depth),
+                        Line::Four => transform_row(kernel_of_four, line, packed, depth),
+                    }
+                    points += columns.points();
+                }
+            }
+        }
+    }
+}
+
+/// G·g, row by row.
+#[inline(always)]
+fn transform_columns<const N: usize>(
+    line: impl Fn([F64x2; 3]) -> [F64x2; N],
+    taps: &[[Weights; 3]; 3],
+    lines: &mut [[Weights; 3]; 6],
+) {
+    for j in 0..3 {
+        for v in 0..WIDTH / 2 {
+            let values = line([F64x2::load(&taps[0][j][v]), F64x2::load(&taps[1][j][v]), F64x2::load(&taps[2][j][v])]);
+            for i in 0..N {
+                values[i].store(&mut lines[i][j][v]);
+            }
+        }
+    }
+}
+
+/// A row of (G·g)·Gᵀ, its points `stride` apart.
+#[inline(always)]
+fn transform_row<const N: usize>(
+    line: impl Fn([F64x2; 3]) -> [F64x2; N],
+    taps: &[Weights; 3],
+    to: &mut [[f32; WIDTH]],
+    stride: usize,
+) {
+    for v in 0..WIDTH / LANES {
+        let values = [2 * v, 2 * v + 1]
+            .map(|v| line([F64x2::load(&taps[0][v]), F64x2::load(&taps[1][v]), F64x2::load(&taps[2][v])]));
+        for i in 0..N {
+            F32x4::narrow([values[0][i], values[1][i]]).store(&mut to[i * stride][v * LANES..]);
         }
     }
 }

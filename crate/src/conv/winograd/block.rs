@@ -1,0 +1,192 @@
+//! A block of tiles: their values at all points, transformed, and what becomes of them by a panel of a packed kernel.
+
+use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
+use super::{Grid, depth, stride};
+use crate::conv::tile::WIDTH;
+use crate::simd::{F32x4, LANES};
+
+/// Tiles that are multiplied together in registers: their values lie side by side.
+const GROUP: usize = 4;
+
+/// Most tiles in a block.
+pub const BLOCK: usize = 8;
+
+/// Most points of a tile.
+const POINTS: usize = MOST * MOST;
+
+/// Where a tile is: its image, row and column of its first output.
+pub type Place = [usize; 3];
+
+/// What a chunk of images needs of scratch.
+pub struct Block<'a> {
+    /// A pixel of zeros.
+    outside: &'a mut [Vector],
+    /// A tile's columns when they are transformed, \[row\]\[column\]\[channels / 4\].
+    columns: &'a mut [Vector],
+    /// \[point\]\[group\]\[channels / 4 and a gap\]\[tile of the group\]\[4 channels\]; [`Block::transpose`] exchanges the last two.
+    values: &'a mut [Vector],
+    /// \[point\]\[tile\]\[8 channels\].
+    pub products: &'a mut [Vector],
+    via: &'a mut [Vector],
+}
+
+/// Vectors of [`Block`]'s fields, for so many channels of what is read.
+fn lengths(channels: usize) -> [usize; 5] {
+    let vectors = depth(channels) / LANES;
+    let products = POINTS * GROUP * WIDTH / LANES;
+    [vectors, POINTS * vectors, POINTS * GROUP * stride(vectors), products, products]
+}
+
+/// Values of scratch that a chunk of images needs.
+pub fn scratch_len(channels: usize) -> usize {
+    lengths(channels).iter().sum::<usize>() * LANES
+}
+
+/// Groups in a block: as many as a first-level cache holds.
+fn groups(grid: Grid) -> usize {
+    if grid.points() > 16 { 1 } else { BLOCK / GROUP }
+}
+
+/// Vectors of a point of a block's products: eight channels of each tile.
+pub fn pitch(grid: Grid) -> usize {
+    tiles(grid) * WIDTH / LANES
+}
+
+/// Tiles in a block.
+pub fn tiles(grid: Grid) -> usize {
+    groups(grid) * GROUP
+}
+
+impl<'a> Block<'a> {
+    /// In scratch, whose contents do not matter.
+    pub fn new(scratch: &'a mut [f32], channels: usize) -> Self {
+        assert_eq!(scratch.len(), scratch_len(channels));
+        let [outside, columns, values, products, _] = lengths(channels);
+        let (scratch, _) = scratch.as_chunks_mut();
+        let (first, scratch) = scratch.split_at_mut(outside);
+        first.fill([0.0; LANES]);
+        let (columns, scratch) = scratch.split_at_mut(columns);
+        let (values, scratch) = scratch.split_at_mut(values);
+        let (products, via) = scratch.split_at_mut(products);
+        Self { outside: first, columns, values, products, via }
+    }
+
+    /// Transforms the first `tiles` of a block, at these places, from an image of so many channels; `at` finds a tile's pixels or
+    /// outputs.
+    pub fn fill(
+        &mut self,
+        matrix: Matrix,
+        grid: Grid,
+        places: &[Place; BLOCK],
+        tiles: usize,
+        image: (&[f32], usize),
+        at: fn(Grid, Place, [usize; 2]) -> Option<usize>,
+    ) {
+        let stride = stride(self.outside.len()) * GROUP;
+        for (t, place) in places.iter().enumerate().take(tiles.next_multiple_of(GROUP)) {
+            let to = &mut self.values[t / GROUP * stride + t % GROUP..];
+            let scratch = [&mut *self.outside, &mut *self.columns];
+            let pixel = |pixel| at(grid, *place, pixel);
+            transform_tile(matrix, grid.lines, image, pixel, scratch, to, [groups(grid) * stride, GROUP]);
+        }
+        self.transpose(grid, tiles);
+    }
+
+    /// Puts the values of a group's tiles side by side, channel by channel, for the first `tiles` of a block.
+    #[inline(never)]
+    fn transpose(&mut self, grid: Grid, tiles: usize) {
+        let vectors = self.outside.len();
+        let groups = groups(grid);
+        let values = self.values.chunks_exact_mut(stride(vectors) * GROUP).take(grid.points() * groups);
+        for (i, group) in values.enumerate() {
+            if i % groups >= tiles.div_ceil(GROUP) {
+                continue;
+            }
+            let (group, _) = group[..vectors * GROUP].as_chunks_mut::<LANES>();
+            for square in group {
+                let rows = F32x4::transpose([0, 1, 2, 3].map(|t| F32x4::load(&square[t])));
+                for (to, row) in square.iter_mut().zip(rows) {
+                    row.store(to);
+                }
+            }
+        }
+    }
+
+    /// products = Σ over channels of values · kernel, for the first `tiles` of a block, then transformed: values (i, j) of eight
+    /// channels of tile t come to stand at products\[(makes·i + j)·pitch + 2t\].
+    pub fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
+        products(self.products, self.values, kernel, [grid.points(), groups(grid), tiles]);
+        matrix.square(grid.lines, self.products, self.via, [pitch(grid), tiles * WIDTH / LANES]);
+    }
+}
+
+/// Transforms a tile's pixels or outputs (i, j), of `channels` channels each, which begin in `image` at `at(i, j)`, or are 0 where
+/// that is nothing or not in the image. Vector v of what comes out as (i, j) goes to to\[(makes·i + j)·stride + v·step\].
+pub fn transform_tile(
+    matrix: Matrix,
+    lines: [Line; 2],
+    (image, channels): (&[f32], usize),
+    at: impl Fn([usize; 2]) -> Option<usize>,
+    [outside, columns]: [&mut [Vector]; 2],
+    to: &mut [Vector],
+    steps: [usize; 2],
+) {
+    let (whole, vectors) = (channels / LANES, channels.div_ceil(LANES));
+    let takes = matrix.takes(lines[1]);
+    let pixel = |i, j| at([i, j]).and_then(|at| image.get(at..at + channels));
+    for j in 0..takes {
+        let mut from: Streams = [&[]; MOST];
+        set(&mut from, matrix.takes(lines[0]), |i| pixel(i, j).map_or(&outside[..whole], |pixel| pixel.as_chunks().0));
+        matrix.apply(lines[0], &from, &mut columns[j * vectors..], [takes * vectors, 1]);
+        if whole < vectors {
+            let mut rest = [[[0.0; LANES]; 1]; MOST];
+            for (i, rest) in rest.iter_mut().enumerate().take(matrix.takes(lines[0])) {
+                if let Some(pixel) = pixel(i, j) {
+                    F32x4::load_up_to(&pixel[whole * LANES..]).store(&mut rest[0]);
+                }
+            }
+            let mut from: Streams = [&[]; MOST];
+            set(&mut from, MOST, |i| &rest[i]);
+            matrix.apply(lines[0], &from, &mut columns[j * vectors + whole..], [takes * vectors, 1]);
+        }
+    }
+    matrix.rows(lines, columns, [vectors; 2], to, steps);
+}
+
+#[inline(never)]
+fn products(products: &mut [Vector], values: &[Vector], kernel: &[f32], [points, groups, tiles]: [usize; 3]) {
+    let (kernel, _) = kernel.as_chunks::<WIDTH>();
+    let depth = kernel.len() / points;
+    for (point, products) in products.chunks_mut(groups * GROUP * WIDTH / LANES).enumerate().take(points) {
+        let kernel = &kernel[point * depth..][..depth];
+        let products = products.chunks_mut(GROUP * WIDTH / LANES);
+        for (group, products) in products.enumerate().take(tiles.div_ceil(GROUP)) {
+            let values = &values[(point * groups + group) * stride(depth / LANES) * LANES..][..depth];
+            // A last group of few tiles takes half the time.
+            if tiles - group * GROUP > 2 {
+                product::<GROUP>(products, values, kernel);
+            } else {
+                product::<2>(products, values, kernel);
+            }
+        }
+    }
+}
+
+/// The first P tiles of a group at a point.
+#[inline(always)]
+fn product<const P: usize>(products: &mut [Vector], values: &[[f32; GROUP]], kernel: &[[f32; WIDTH]]) {
+    let mut sums = [[F32x4::zero(); 2]; P];
+    // One step a turn: unrolled, LLVM makes one chain a sum, for which V8 has too few registers.
+    for (x, w) in values.iter().zip(kernel) {
+        let w = [F32x4::load(w), F32x4::load(&w[LANES..])];
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let x = F32x4::splat(x[t]);
+            *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
+        }
+    }
+    let products = &mut products[..2 * P];
+    for t in 0..P {
+        sums[t][0].store(&mut products[2 * t]);
+        sums[t][1].store(&mut products[2 * t + 1]);
+    }
+}
