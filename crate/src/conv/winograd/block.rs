@@ -1,7 +1,7 @@
 //! A block of tiles: their values at all points, transformed, and what becomes of them by a panel of a packed kernel.
 
 use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
-use super::{Grid, depth, stride};
+use super::{Grid, Pixels, Place, depth, stride};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
@@ -13,9 +13,6 @@ pub const BLOCK: usize = 8;
 
 /// Most points of a tile.
 const POINTS: usize = MOST * MOST;
-
-/// Where a tile is: its image, row and column of its first output.
-pub type Place = [usize; 3];
 
 /// What a chunk of images needs of scratch.
 pub struct Block<'a> {
@@ -71,23 +68,21 @@ impl<'a> Block<'a> {
         Self { outside: first, columns, values, products, via }
     }
 
-    /// Transforms the first `tiles` of a block, at these places, from an image of so many channels; `at` finds a tile's pixels or
-    /// outputs.
+    /// Transforms the first `tiles` of a block, at these places: their inputs or their outputs, whichever `pixels` gives.
     pub fn fill(
         &mut self,
         matrix: Matrix,
         grid: Grid,
-        places: &[Place; BLOCK],
-        tiles: usize,
-        image: (&[f32], usize),
-        at: fn(Grid, Place, [usize; 2]) -> Option<usize>,
+        (places, tiles): (&[Place; BLOCK], usize),
+        images: &[f32],
+        pixels: fn(Grid, Place) -> Pixels,
     ) {
         let stride = stride(self.outside.len()) * GROUP;
+        // The last group is filled up by tiles past the last image, of zeros.
         for (t, place) in places.iter().enumerate().take(tiles.next_multiple_of(GROUP)) {
             let to = &mut self.values[t / GROUP * stride + t % GROUP..];
-            let scratch = [&mut *self.outside, &mut *self.columns];
-            let pixel = |pixel| at(grid, *place, pixel);
-            transform_tile(matrix, grid.lines, image, pixel, scratch, to, [groups(grid) * stride, GROUP]);
+            let (scratch, steps) = ([&mut *self.outside, &mut *self.columns], [groups(grid) * stride, GROUP]);
+            transform_tile(matrix, grid.lines, &pixels(grid, *place), images, scratch, to, steps);
         }
         self.transpose(grid, tiles);
     }
@@ -120,28 +115,30 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Transforms a tile's pixels or outputs (i, j), of `channels` channels each, which begin in `image` at `at(i, j)`, or are 0 where
-/// that is nothing or not in the image. Vector v of what comes out as (i, j) goes to to\[(makes·i + j)·stride + v·step\].
+/// Transforms a tile of these pixels of the images; outside they are 0. Vector v of what comes out as (i, j) goes to
+/// to\[(makes·i + j)·stride + v·step\]. One copy, called: its loops are in the passes.
+#[inline(never)]
 pub fn transform_tile(
     matrix: Matrix,
     lines: [Line; 2],
-    (image, channels): (&[f32], usize),
-    at: impl Fn([usize; 2]) -> Option<usize>,
+    pixels: &Pixels,
+    images: &[f32],
     [outside, columns]: [&mut [Vector]; 2],
     to: &mut [Vector],
     steps: [usize; 2],
 ) {
-    let (whole, vectors) = (channels / LANES, channels.div_ceil(LANES));
+    let (whole, vectors) = (pixels.channels / LANES, pixels.channels.div_ceil(LANES));
     let takes = matrix.takes(lines[1]);
-    let pixel = |i, j| at([i, j]).and_then(|at| image.get(at..at + channels));
     for j in 0..takes {
         let mut from: Streams = [&[]; MOST];
-        set(&mut from, matrix.takes(lines[0]), |i| pixel(i, j).map_or(&outside[..whole], |pixel| pixel.as_chunks().0));
+        set(&mut from, matrix.takes(lines[0]), |i| {
+            pixels.get(images, [i, j]).map_or(&outside[..whole], |pixel| pixel.as_chunks().0)
+        });
         matrix.apply(lines[0], &from, &mut columns[j * vectors..], [takes * vectors, 1]);
         if whole < vectors {
             let mut rest = [[[0.0; LANES]; 1]; MOST];
             for (i, rest) in rest.iter_mut().enumerate().take(matrix.takes(lines[0])) {
-                if let Some(pixel) = pixel(i, j) {
+                if let Some(pixel) = pixels.get(images, [i, j]) {
                     F32x4::load_up_to(&pixel[whole * LANES..]).store(&mut rest[0]);
                 }
             }

@@ -5,8 +5,8 @@ use super::convolve::{convolve, convolve_pooled};
 use super::input_gradient::input_gradient;
 use super::kernel_gradient::{self, BLOCK, PIXELS, kernel_gradient};
 use super::pack::{pack, pack_transposed, panel_len};
-use super::transform::Line;
-use super::{Grid, grids};
+use super::transform::{Line, MOST};
+use super::{Grid, Pixels, Place, grids};
 use crate::conv::Geometry;
 use crate::conv::window::cases::{biases, pool, pooled};
 use crate::epilogue::Fused;
@@ -100,32 +100,50 @@ fn largest(v: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// The tiles of so many images, each with its place.
-fn tiles(images: usize, g: Geometry) -> impl Iterator<Item = (Grid, [usize; 3])> {
+fn tiles(images: usize, g: Geometry) -> impl Iterator<Item = (Grid, Place)> {
     grids(g).flat_map(move |grid| (0..images * grid.len()).map(move |tile| (grid, grid.place(tile))))
 }
 
-/// The largest magnitude of each channel of a tile's pixels or outputs (i, j), which begin where `at` says.
-fn maxima(values: &[f64], channels: usize, sizes: [usize; 2], at: impl Fn([usize; 2]) -> Option<usize>) -> Vec<f64> {
-    let pixels: Vec<usize> = (0..sizes[0] * sizes[1]).filter_map(|p| at([p / sizes[1], p % sizes[1]])).collect();
-    (0..channels).map(|c| largest(pixels.iter().map(|at| values[at + c]))).collect()
+/// Those of a tile's pixels that are in its image: (i, j), and where each begins among so many values.
+fn inside(pixels: Pixels, len: usize) -> Vec<([usize; 2], usize)> {
+    let of = |p| ([p / MOST, p % MOST], pixels.start(len, [p / MOST, p % MOST]));
+    (0..MOST * MOST).map(of).filter_map(|(at, start)| Some((at, start?))).collect()
 }
 
-/// Of the chain of a tile to y, to dx, to dkernel: the sums of magnitudes along both axes. Of dx it is that of all tiles that
-/// meet in a pixel, if they are of one kind, and more than that of mixed ones.
-fn growth(grid: Grid, of_line: fn(Line) -> f64) -> f64 {
-    grid.lines.map(of_line).iter().product()
+/// The largest magnitude of each channel of a tile's pixels.
+fn maxima(values: &[f64], pixels: Pixels) -> Vec<f64> {
+    let channels = pixels.channels;
+    let inside = inside(pixels, values.len());
+    (0..channels).map(|c| largest(inside.iter().map(|(_, at)| values[at + c]))).collect()
 }
 
+/// The sums of magnitudes along a line, from x to y.
 fn to_y(line: Line) -> f64 {
-    if line.outputs() == 4 { 23.17 } else { 8.0 }
+    match line {
+        Line::Two => 8.0,
+        Line::Four => 23.17,
+    }
 }
 
-fn to_dx(line: Line) -> f64 {
-    if line.outputs() == 4 { 21.17 } else { 7.0 }
+/// From dy to pixel i of dx.
+fn to_dx(line: Line, i: usize) -> f64 {
+    match line {
+        Line::Two => [1.0, 7.0, 7.0, 1.0][i],
+        Line::Four => [1.0, 16.84, 21.17, 21.17, 16.84, 1.0][i],
+    }
 }
 
+/// From x and dy to dkernel.
 fn to_dkernel(line: Line) -> f64 {
-    if line.outputs() == 4 { 28.17 } else { 6.0 }
+    match line {
+        Line::Two => 6.0,
+        Line::Four => 28.17,
+    }
+}
+
+/// Along both axes.
+fn growth(lines: [Line; 2], of_line: fn(Line) -> f64) -> f64 {
+    of_line(lines[0]) * of_line(lines[1])
 }
 
 /// The largest |w| of each pair of channels, \[in\]\[out\].
@@ -141,12 +159,11 @@ fn bounds(x: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
     let images = x.len() / g.input_len();
     let mut bounds = vec![f64::NAN; images * g.output_len()];
     for (grid, place) in tiles(images, g) {
-        let x = maxima(x, g.in_channels, grid.lines.map(Line::points), |at| grid.input(place, at));
-        let [rows, columns] = grid.lines.map(Line::outputs);
-        for at in (0..rows * columns).filter_map(|p| grid.output(place, [p / columns, p % columns])) {
+        let x = maxima(x, grid.inputs(place));
+        for (_, at) in inside(grid.outputs(place), bounds.len()) {
             for o in 0..g.out_channels {
                 let sum: f64 = x.iter().enumerate().map(|(c, x)| x * weights[c * g.out_channels + o]).sum();
-                bounds[at + o] = (g.in_channels + 21) as f64 * unit * growth(grid, to_y) * sum;
+                bounds[at + o] = (g.in_channels + 21) as f64 * unit * growth(grid.lines, to_y) * sum;
             }
         }
     }
@@ -159,9 +176,8 @@ fn direct_bounds(x: &[f64], kernel: &[f64], bias: &[f64], g: Geometry) -> Vec<f6
     let magnitudes = oracle::conv(&abs(x), &abs(kernel), &abs(bias), g);
     let mut bounds = vec![f64::NAN; magnitudes.len()];
     for (grid, place) in tiles(x.len() / g.input_len(), g) {
-        let [rows, columns] = grid.lines.map(Line::outputs);
-        let outputs = (0..rows * columns).filter_map(|p| grid.output(place, [p / columns, p % columns]));
-        let outputs: Vec<usize> = outputs.flat_map(|at| at..at + g.out_channels).collect();
+        let outputs = inside(grid.outputs(place), bounds.len());
+        let outputs: Vec<usize> = outputs.into_iter().flat_map(|(_, at)| at..at + g.out_channels).collect();
         let largest = largest(outputs.iter().map(|&i| magnitudes[i]));
         for i in outputs {
             bounds[i] = (9 * g.in_channels + 2) as f64 * f64::from(f32::EPSILON) / 2.0 * largest;
@@ -177,12 +193,12 @@ fn input_bounds(dy: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
     let images = dy.len() / g.output_len();
     let mut bounds = vec![0.0; images * g.input_len()];
     for (grid, place) in tiles(images, g) {
-        let dy = maxima(dy, g.out_channels, grid.lines.map(Line::outputs), |at| grid.output(place, at));
-        let [rows, columns] = grid.lines.map(Line::points);
-        for at in (0..rows * columns).filter_map(|p| grid.input(place, [p / columns, p % columns])) {
+        let dy = maxima(dy, grid.outputs(place));
+        for ([i, j], at) in inside(grid.inputs(place), bounds.len()) {
+            let growth = to_dx(grid.lines[0], i) * to_dx(grid.lines[1], j);
             for c in 0..g.in_channels {
                 let sum: f64 = dy.iter().enumerate().map(|(o, dy)| dy * weights[c * g.out_channels + o]).sum();
-                bounds[at + c] += (g.out_channels + 23) as f64 * unit * growth(grid, to_dx) * sum;
+                bounds[at + c] += (g.out_channels + 23) as f64 * unit * growth * sum;
             }
         }
     }
@@ -228,10 +244,9 @@ fn all(check: &mut Check) {
         for grid in grids(g) {
             blocks += (images.min(2) * grid.len()).div_ceil(BLOCK);
             for place in (0..images * grid.len()).map(|tile| grid.place(tile)) {
-                let x = maxima(&wide_x, g.in_channels, grid.lines.map(Line::points), |at| grid.input(place, at));
-                let dy = maxima(&wide_dy, g.out_channels, grid.lines.map(Line::outputs), |at| grid.output(place, at));
+                let (x, dy) = (maxima(&wide_x, grid.inputs(place)), maxima(&wide_dy, grid.outputs(place)));
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum += growth(grid, to_dkernel) * x[i / g.out_channels] * dy[i % g.out_channels];
+                    *sum += growth(grid.lines, to_dkernel) * x[i / g.out_channels] * dy[i % g.out_channels];
                 }
             }
         }

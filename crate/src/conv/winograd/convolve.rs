@@ -8,10 +8,10 @@
 //! Traffic: x is read 2.25 times over where tiles are 4×4, four times where they are 2×2 (patches overlap), from cache but for the
 //! first time; the packed kernel once for each block; y is written once, pooled it is a quarter of that.
 
-use super::block::{self, Block, Place, pitch};
+use super::block::{self, Block, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
-use super::{Grid, grids};
+use super::{Grid, Place, grids};
 use crate::conv::Geometry;
 use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::conv::window::{Window, largest};
@@ -34,10 +34,11 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
         let count = grid.lines[0].outputs() * columns;
         if o == 0 {
             for (outputs, place) in outputs.iter_mut().zip(places) {
+                let pixels = grid.outputs(*place);
                 for (p, output) in outputs[..count].iter_mut().enumerate() {
                     let [i, j] = [p / columns, p % columns];
                     let class = || if mapped { g.bias_class(place[1] + i, place[2] + j) } else { 0 };
-                    *output = grid.output(*place, [i, j]).map(|at| [at, class()]);
+                    *output = pixels.start(y.len(), [i, j]).map(|at| [at, class()]);
                 }
             }
         }
@@ -103,26 +104,26 @@ pub fn convolve_pooled(
     });
 }
 
+/// Takes the products of a block, its grid, the places of its tiles, and the first of eight output channels.
+type Finishes<'a> = dyn FnMut(&[Vector], Grid, &[Place], usize) + 'a;
+
 /// Calls `finish(products, grid, places, o)` for each block of tiles and each eight output channels, from o on.
-fn each_panel(
-    scratch: &mut [f32],
-    x: &[f32],
-    packed: &[f32],
-    g: Geometry,
-    finish: &mut dyn FnMut(&[Vector], Grid, &[Place], usize),
-) {
+fn each_panel(scratch: &mut [f32], x: &[f32], packed: &[f32], g: Geometry, finish: &mut Finishes) {
     let panel_len = panel_len(g.in_channels, g);
     assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len);
     let images = x.len() / g.input_len();
     let mut block = Block::new(scratch, g.in_channels);
+    let mut places = [Place::default(); block::BLOCK];
     let mut kernels = 0;
     for grid in grids(g) {
         let kernel_len = grid.points() * super::depth(g.in_channels) * WIDTH;
         let tiles = images * grid.len();
         for first in (0..tiles).step_by(block::tiles(grid)) {
             let count = (tiles - first).min(block::tiles(grid));
-            let places: [Place; block::BLOCK] = core::array::from_fn(|t| grid.place(first + t));
-            block.fill(Matrix::Patch, grid, &places, count, (x, g.in_channels), Grid::input);
+            for (t, place) in places.iter_mut().enumerate() {
+                *place = grid.place(first + t);
+            }
+            block.fill(Matrix::Patch, grid, (&places, count), x, Grid::inputs);
             for (panel, packed) in packed.chunks_exact(panel_len).enumerate() {
                 block.multiply(Matrix::Outputs, grid, &packed[kernels..][..kernel_len], count);
                 finish(block.products, grid, &places[..count], panel * WIDTH);

@@ -12,10 +12,10 @@
 //! largest |dy| of those tiles, for each of n output channels: 7 and 1 are the sums along a column of A, G and B. After n
 //! products stand 10 more roundings: |error| ≤ (n + 10)·2⁻²⁴·64·Σ over channels of max|w|·max|dy|.
 
-use super::block::{self, Block, Place, pitch};
+use super::block::{self, Block, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
-use super::{Grid, grids};
+use super::{Grid, Place, grids};
 use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
@@ -29,14 +29,17 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len);
     let mut block = Block::new(scratch, g.out_channels);
     dx.fill(0.0);
+    let mut places = [Place::default(); block::BLOCK];
     let mut kernels = 0;
     for grid in grids(g) {
         let kernel_len = grid.points() * super::depth(g.out_channels) * WIDTH;
         let tiles = images * grid.len();
         for first in (0..tiles).step_by(block::tiles(grid)) {
             let count = (tiles - first).min(block::tiles(grid));
-            let places: [Place; block::BLOCK] = core::array::from_fn(|t| grid.place(first + t));
-            block.fill(Matrix::OutputGradients, grid, &places, count, (dy, g.out_channels), Grid::output);
+            for (t, place) in places.iter_mut().enumerate() {
+                *place = grid.place(first + t);
+            }
+            block.fill(Matrix::OutputGradients, grid, (&places, count), dy, Grid::outputs);
             for (panel, packed) in packed.chunks_exact(panel_len).enumerate() {
                 block.multiply(Matrix::PatchGradient, grid, &packed[kernels..][..kernel_len], count);
                 for (t, place) in places[..count].iter().enumerate() {
@@ -52,8 +55,9 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
 #[inline(never)]
 fn add_patch(dx: &mut [f32], values: &[Vector], grid: Grid, place: Place, c: usize) {
     let columns = grid.lines[1].points();
+    let pixels = grid.inputs(place);
     for (p, values) in values.chunks(pitch(grid)).enumerate().take(grid.points()) {
-        let Some(at) = grid.input(place, [p / columns, p % columns]) else { continue };
+        let Some(at) = pixels.start(dx.len(), [p / columns, p % columns]) else { continue };
         let dx = &mut dx[at..at + grid.g.in_channels][c..];
         match dx.first_chunk_mut::<WIDTH>() {
             Some(dx) => {

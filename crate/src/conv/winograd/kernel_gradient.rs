@@ -120,20 +120,11 @@ impl<'a> Scratch<'a> {
         let [inputs, outputs] = vectors([g.in_channels, g.out_channels]);
         let place = grid.place(tile);
         let steps = |vectors| [stride(vectors) * BLOCK, BLOCK];
+        let (lines, of_x, of_dy) = (grid.lines, grid.inputs(place), grid.outputs(place));
         let scratch = [&mut *self.outside, &mut *self.columns];
-        let (x, to) = ((x, g.in_channels), &mut self.patches[t..]);
-        transform_tile(Matrix::Patch, grid.lines, x, |at| grid.input(place, at), scratch, to, steps(inputs));
-        let scratch = [&mut *self.outside, &mut *self.columns];
-        let (dy, to) = ((dy, g.out_channels), &mut self.gradients[t..]);
-        transform_tile(
-            Matrix::OutputGradients,
-            grid.lines,
-            dy,
-            |at| grid.output(place, at),
-            scratch,
-            to,
-            steps(outputs),
-        );
+        transform_tile(Matrix::Patch, lines, &of_x, x, scratch, &mut self.patches[t..], steps(inputs));
+        let (scratch, to) = ([&mut *self.outside, &mut *self.columns], &mut self.gradients[t..]);
+        transform_tile(Matrix::OutputGradients, lines, &of_dy, dy, scratch, to, steps(outputs));
     }
 
     /// sums += patchesᵀ · gradients at each point, over the first `tiles` of the block; = in a grid's first block.

@@ -37,7 +37,7 @@ pub mod cases;
 
 use super::Geometry;
 use crate::simd::LANES;
-use transform::Line;
+use transform::{Line, MOST};
 
 /// Channels filled up to whole vectors.
 const fn depth(channels: usize) -> usize {
@@ -94,25 +94,67 @@ impl Grid {
     }
 
     /// The image of a tile, and row and column of its first output.
-    fn place(self, tile: usize) -> [usize; 3] {
+    fn place(self, tile: usize) -> Place {
         let (image, tile) = (tile / self.len(), tile % self.len());
         let [row, column] = [tile / self.tiles[1], tile % self.tiles[1]];
         let [rows, columns] = self.lines.map(Line::outputs);
         [image, self.first[0] + row * rows, self.first[1] + column * columns]
     }
 
-    /// Where pixel (i, j) of the patch of the tile at a place begins in x; nothing in the padding.
-    fn input(self, [image, row, column]: [usize; 3], [i, j]: [usize; 2]) -> Option<usize> {
+    /// The pixels of x that the tile at a place reads.
+    fn inputs(self, [image, row, column]: Place) -> Pixels {
         let Geometry { in_h, in_w, in_channels, pad_top, pad_left, .. } = self.g;
         // Before the first row or column these wrap around, past every size.
-        let [row, column] = [(row + i).wrapping_sub(pad_top), (column + j).wrapping_sub(pad_left)];
-        (row < in_h && column < in_w).then(|| ((image * in_h + row) * in_w + column) * in_channels)
+        let first = [row.wrapping_sub(pad_top), column.wrapping_sub(pad_left)];
+        Pixels::new(image, first, self.lines.map(Line::points), [in_h, in_w, in_channels])
     }
 
-    /// Where output (i, j) of the tile at a place begins in y; nothing past the last row or column.
-    fn output(self, [image, row, column]: [usize; 3], [i, j]: [usize; 2]) -> Option<usize> {
+    /// The outputs of the tile at a place.
+    fn outputs(self, [image, row, column]: Place) -> Pixels {
         let Geometry { out_h, out_w, out_channels, .. } = self.g;
-        let [row, column] = [row + i, column + j];
-        (row < out_h && column < out_w).then(|| ((image * out_h + row) * out_w + column) * out_channels)
+        Pixels::new(image, [row, column], self.lines.map(Line::outputs), [out_h, out_w, out_channels])
+    }
+}
+
+/// Where a tile is: its image, row and column of its first output.
+type Place = [usize; 3];
+
+/// Where a tile's pixels begin among a chunk's images: (i, j) at rows\[i\] + columns\[j\], which is past all images for what lies
+/// in the padding or past the last row or column.
+pub struct Pixels {
+    rows: [usize; MOST],
+    columns: [usize; MOST],
+    channels: usize,
+}
+
+/// Past all images, and four of them still a number: f32 values are at most 2²⁹ in WebAssembly.
+const OUTSIDE: usize = 1 << 30;
+
+impl Pixels {
+    fn new(image: usize, first: [usize; 2], count: [usize; 2], [height, width, channels]: [usize; 3]) -> Self {
+        let mut pixels = Self { rows: [OUTSIDE; MOST], columns: [OUTSIDE; MOST], channels };
+        for (i, at) in pixels.rows[..count[0]].iter_mut().enumerate() {
+            let row = first[0].wrapping_add(i);
+            *at = if row < height { (image * height + row) * width * channels } else { OUTSIDE };
+        }
+        for (j, at) in pixels.columns[..count[1]].iter_mut().enumerate() {
+            let column = first[1].wrapping_add(j);
+            *at = if column < width { column * channels } else { OUTSIDE };
+        }
+        pixels
+    }
+
+    /// Where pixel (i, j) begins among `len` values of images; nothing outside.
+    #[inline(always)]
+    fn start(&self, len: usize, [i, j]: [usize; 2]) -> Option<usize> {
+        let at = self.rows[i] + self.columns[j];
+        (at < len).then_some(at)
+    }
+
+    /// The channels of pixel (i, j); nothing outside.
+    #[inline(always)]
+    fn get<'a>(&self, images: &'a [f32], [i, j]: [usize; 2]) -> Option<&'a [f32]> {
+        let at = self.rows[i] + self.columns[j];
+        images.get(at..at + self.channels)
     }
 }

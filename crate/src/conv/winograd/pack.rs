@@ -51,13 +51,14 @@ fn fill(
                     *weight = f64::from(kernel[steps[1] * output]);
                 }
             }
+            let taps = [0, 1, 2].map(|i| taps[i].as_flattened());
             let mut points = 0;
             for grid in grids(g) {
                 let [rows, columns] = grid.lines;
                 let mut lines = [[Weights::default(); 3]; 6];
                 match rows {
-                    Line::Two => transform_columns(kernel_of_two, &taps, &mut lines),
-                    Line::Four => transform_columns(kernel_of_four, &taps, &mut lines),
+                    Line::Two => transform_columns(kernel_of_two, taps, &mut lines),
+                    Line::Four => transform_columns(kernel_of_four, taps, &mut lines),
                 }
                 for line in &lines[..rows.points()] {
                     let packed = &mut packed[points * depth + input..];
@@ -76,15 +77,13 @@ fn fill(
 #[inline(always)]
 fn transform_columns<const N: usize>(
     line: impl Fn([F64x2; 3]) -> [F64x2; N],
-    taps: &[[Weights; 3]; 3],
+    [a, b, c]: [&[[f64; 2]]; 3],
     lines: &mut [[Weights; 3]; 6],
 ) {
-    for j in 0..3 {
-        for v in 0..WIDTH / 2 {
-            let values = line([F64x2::load(&taps[0][j][v]), F64x2::load(&taps[1][j][v]), F64x2::load(&taps[2][j][v])]);
-            for i in 0..N {
-                values[i].store(&mut lines[i][j][v]);
-            }
+    for (v, ((a, b), c)) in a.iter().zip(b).zip(c).enumerate() {
+        let values = line([F64x2::load(a), F64x2::load(b), F64x2::load(c)]);
+        for (line, value) in lines.iter_mut().zip(values) {
+            value.store(&mut line.as_flattened_mut()[v]);
         }
     }
 }
