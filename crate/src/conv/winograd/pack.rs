@@ -7,7 +7,7 @@ use super::transform::{Line, kernel_of_four, kernel_of_two};
 use super::{depth, grids};
 use crate::conv::Geometry;
 use crate::conv::tile::WIDTH;
-use crate::simd::{F32x4, F64x2, LANES};
+use crate::simd::F64x2;
 
 /// Eight weights in f64.
 type Weights = [[f64; 2]; WIDTH / 2];
@@ -96,11 +96,10 @@ fn transform_row<const N: usize>(
     to: &mut [[f32; WIDTH]],
     stride: usize,
 ) {
-    for v in 0..WIDTH / LANES {
-        let values = [2 * v, 2 * v + 1]
-            .map(|v| line([F64x2::load(&taps[0][v]), F64x2::load(&taps[1][v]), F64x2::load(&taps[2][v])]));
-        for i in 0..N {
-            F32x4::narrow([values[0][i], values[1][i]]).store(&mut to[i * stride][v * LANES..]);
+    for (v, ((a, b), c)) in taps[0].iter().zip(&taps[1]).zip(&taps[2]).enumerate() {
+        let values = line([F64x2::load(a), F64x2::load(b), F64x2::load(c)]);
+        for (i, value) in values.into_iter().enumerate() {
+            value.store_narrow(&mut to[i * stride][2 * v..]);
         }
     }
 }
