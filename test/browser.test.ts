@@ -82,10 +82,10 @@ describe.each([
   test("fit gives timers and messages of the page their turns, also in the middle of a step", async () => {
     const turns = await onPage<{ timers: number; messages: number }>("turnsDuringFit", {
       steps: 10,
-      batchSize: 128,
+      batchSize: 256,
       threads: 2,
     });
-    // A step of 128 images takes at least three times the 12 ms after which the page gets its turn.
+    // A step of 256 images takes at least three times the 12 ms after which the page gets its turn.
     expect(turns.messages).toBeGreaterThanOrEqual(30);
     expect(turns.timers).toBeGreaterThanOrEqual(10);
   });
