@@ -236,7 +236,7 @@ export const winograd: ConvolutionWay = {
   forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
     const { program, constants, name, images, window, filters } = convolution;
     const { channels } = window;
-    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(window, channels, filters));
+    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(convolution, channels, filters));
     constants.program.call("winograd_pack", panels(filters), packed, kernel, ...winogradKernelSizes(convolution));
     const { scratch, perPart } = winogradScratch(convolution, channels);
     program.call(
@@ -262,7 +262,7 @@ export const winograd: ConvolutionWay = {
     const { channels } = window;
     const transposed = program.workspace(
       `${name}/transposed kernel`,
-      4 * winogradPackedLength(window, filters, channels),
+      4 * winogradPackedLength(convolution, filters, channels),
     );
     const sizes = winogradKernelSizes(convolution);
     program.call("winograd_pack_transposed", panels(channels), transposed, kernel, ...sizes);
@@ -316,18 +316,28 @@ function wholeVectors(channels: number): number {
 }
 
 /** A packed kernel's values: one for each point of each kind of tiles that the outputs take. */
-function winogradPackedLength({ outHeight, outWidth }: Window, from: number, to: number): number {
-  return linePoints(outHeight) * linePoints(outWidth) * wholeVectors(from) * panels(to) * PANEL;
+function winogradPackedLength({ window, filters }: ConvolutionSizes, from: number, to: number): number {
+  const { outHeight, outWidth } = window;
+  const [foursHigh, foursWide] = fours(window, filters);
+  const points = linePoints(outHeight, foursHigh) * linePoints(outWidth, foursWide);
+  return points * wholeVectors(from) * panels(to) * PANEL;
 }
 
 /** Points of the lines that so many outputs are cut into: of six where there are fours, of four where there are twos. */
-function linePoints(outputs: number): number {
-  const fours = Math.floor((outputs + 1) / 4);
+function linePoints(outputs: number, fours: number): number {
   return (fours > 0 ? 6 : 0) + (outputs > 4 * fours ? 4 : 0);
 }
 
-function winogradKernelSizes({ window: { channels, outHeight, outWidth }, filters }: Convolution) {
-  return [channels, filters, outHeight, outWidth] as const;
+/** How many lines of four a convolution's rows and columns begin with. */
+function fours({ outHeight, outWidth }: Window, _filters: number): readonly [number, number] {
+  const of = { mixed: (n: number) => Math.floor((n + 1) / 4), fours: (n: number) => Math.ceil(n / 4), twos: () => 0 }[
+    (globalThis as { CUT?: "mixed" | "fours" | "twos" }).CUT ?? "mixed"
+  ];
+  return [of(outHeight), of(outWidth)];
+}
+
+function winogradKernelSizes({ window, filters }: Convolution) {
+  return [window.channels, filters, window.outHeight, window.outWidth, ...fours(window, filters)] as const;
 }
 
 /** Values with the vector that is left free behind them. */
@@ -350,7 +360,8 @@ function winogradScratch(convolution: Convolution, channels: number) {
 
 function winogradSizes({ window, filters }: Convolution) {
   const { inHeight, inWidth, channels, padTop, padLeft, outHeight, outWidth } = window;
-  return [inHeight, inWidth, channels, filters, padTop, padLeft, outHeight, outWidth] as const;
+  const sizes = [inHeight, inWidth, channels, filters, padTop, padLeft, outHeight, outWidth] as const;
+  return [...sizes, ...fours(window, filters)] as const;
 }
 
 function kernelLength({ window, filters }: ConvolutionSizes): number {

@@ -1,9 +1,10 @@
 //! 3×3 convolutions of stride 1 by tiles: see [`crate::conv::winograd`]. A bias is 0 where the layer has none; scratch is of
-//! the whole call, a part for each chunk.
+//! the whole call, a part for each chunk. `fours_h` and `fours_w` are how many lines of four the rows and columns of y begin with;
+//! the rest are twos.
 
 use super::{optional, optional_mut, part, part_mut, slice, span};
 use crate::conv::Geometry;
-use crate::conv::winograd::{block, convolve, input_gradient, kernel_gradient, pack};
+use crate::conv::winograd::{Tiling, block, convolve, input_gradient, kernel_gradient, pack};
 use crate::epilogue::Fused;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -16,14 +17,17 @@ pub fn winograd_pack(
     out_channels: u32,
     out_h: u32,
     out_w: u32,
+    fours_h: u32,
+    fours_w: u32,
     begin: u32,
     end: u32,
 ) {
-    let g = of_outputs([in_channels, out_channels, out_h, out_w]);
-    let panels = span(begin, end, pack::panel_len(g.in_channels, g) as u32, u32::MAX);
+    let tiling = of_outputs([in_channels, out_channels, out_h, out_w], [fours_h, fours_w]);
+    let g = tiling.g;
+    let panels = span(begin, end, pack::panel_len(g.in_channels, tiling) as u32, u32::MAX);
     // SAFETY: the promise of crate::abi.
     let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, g.kernel_len())) };
-    pack::pack(packed, kernel, g, begin as usize);
+    pack::pack(packed, kernel, tiling, begin as usize);
 }
 
 /// The same in panels of eight input channels, for `winograd_backward_input`; a chunk is a panel.
@@ -35,14 +39,17 @@ pub fn winograd_pack_transposed(
     out_channels: u32,
     out_h: u32,
     out_w: u32,
+    fours_h: u32,
+    fours_w: u32,
     begin: u32,
     end: u32,
 ) {
-    let g = of_outputs([in_channels, out_channels, out_h, out_w]);
-    let panels = span(begin, end, pack::panel_len(g.out_channels, g) as u32, u32::MAX);
+    let tiling = of_outputs([in_channels, out_channels, out_h, out_w], [fours_h, fours_w]);
+    let g = tiling.g;
+    let panels = span(begin, end, pack::panel_len(g.out_channels, tiling) as u32, u32::MAX);
     // SAFETY: the promise of crate::abi.
     let (packed, kernel) = unsafe { (part_mut(packed, &panels), slice(kernel, g.kernel_len())) };
-    pack::pack_transposed(packed, kernel, g, begin as usize);
+    pack::pack_transposed(packed, kernel, tiling, begin as usize);
 }
 
 /// y = f(x ∗ kernel + bias), or with `pool` = 2 the largest of each 2×2 of these (1: as they are; f is a clamp then);
@@ -63,6 +70,8 @@ pub fn winograd_convolve(
     pad_left: u32,
     out_h: u32,
     out_w: u32,
+    fours_h: u32,
+    fours_w: u32,
     pool: u32,
     activation: u32,
     p0: f32,
@@ -72,10 +81,12 @@ pub fn winograd_convolve(
     begin: u32,
     end: u32,
 ) {
-    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
-    let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels, g);
+    let sizes = [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w];
+    let tiling = tiling(sizes, [fours_h, fours_w]);
+    let g = tiling.g;
+    let packed_len = g.out_channels.div_ceil(8) * pack::panel_len(g.in_channels, tiling);
     let scratch_len = block::scratch_len(g.in_channels);
-    let (output_len, convolve): (usize, fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], Geometry, Fused)) =
+    let (output_len, convolve): (usize, fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], Tiling, Fused)) =
         if pool == 1 { (g.output_len(), convolve::convolve) } else { (g.pooled_len(), convolve::convolve_pooled) };
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
@@ -87,7 +98,7 @@ pub fn winograd_convolve(
             let bias = optional(bias, bias_classes as usize * g.out_channels);
             (y, scratch, part(x, &of(g.input_len())), slice(packed, packed_len), bias)
         };
-        convolve(y, scratch, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+        convolve(y, scratch, x, packed, bias, tiling, Fused { kind: activation, p0, p1 });
     }
 }
 
@@ -106,13 +117,17 @@ pub fn winograd_backward_input(
     pad_left: u32,
     out_h: u32,
     out_w: u32,
+    fours_h: u32,
+    fours_w: u32,
     images_per_chunk: u32,
     images: u32,
     begin: u32,
     end: u32,
 ) {
-    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
-    let packed_len = g.in_channels.div_ceil(8) * pack::panel_len(g.out_channels, g);
+    let sizes = [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w];
+    let tiling = tiling(sizes, [fours_h, fours_w]);
+    let g = tiling.g;
+    let packed_len = g.in_channels.div_ceil(8) * pack::panel_len(g.out_channels, tiling);
     let scratch_len = block::scratch_len(g.out_channels);
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
@@ -123,7 +138,7 @@ pub fn winograd_backward_input(
             let (dx, scratch) = (part_mut(dx, &of(g.input_len())), part_mut(scratch, &own));
             (dx, scratch, part(dy, &of(g.output_len())), slice(packed, packed_len))
         };
-        input_gradient::input_gradient(dx, scratch, dy, packed, g);
+        input_gradient::input_gradient(dx, scratch, dy, packed, tiling);
     }
 }
 
@@ -144,12 +159,16 @@ pub fn winograd_backward_kernel(
     pad_left: u32,
     out_h: u32,
     out_w: u32,
+    fours_h: u32,
+    fours_w: u32,
     images_per_chunk: u32,
     images: u32,
     begin: u32,
     end: u32,
 ) {
-    let g = geometry([in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w]);
+    let sizes = [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w];
+    let tiling = tiling(sizes, [fours_h, fours_w]);
+    let g = tiling.g;
     let scratch_len = kernel_gradient::scratch_len(g.in_channels, g.out_channels);
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
@@ -163,19 +182,19 @@ pub fn winograd_backward_kernel(
             let scratch = part_mut(scratch, &own(scratch_len));
             (dkernel, dbias, scratch, part(dy, &of(g.output_len())), part(x, &of(g.input_len())))
         };
-        kernel_gradient::kernel_gradient(dkernel, dbias, scratch, dy, x, g);
+        kernel_gradient::kernel_gradient(dkernel, dbias, scratch, dy, x, tiling);
     }
 }
 
 /// Sizes of which only those of the kernel and of y matter.
-fn of_outputs([in_channels, out_channels, out_h, out_w]: [u32; 4]) -> Geometry {
-    geometry([0, 0, in_channels, out_channels, 0, 0, out_h, out_w])
+fn of_outputs([in_channels, out_channels, out_h, out_w]: [u32; 4], fours: [u32; 2]) -> Tiling {
+    tiling([0, 0, in_channels, out_channels, 0, 0, out_h, out_w], fours)
 }
 
-fn geometry(sizes: [u32; 8]) -> Geometry {
+fn tiling(sizes: [u32; 8], fours: [u32; 2]) -> Tiling {
     let [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w] = sizes.map(|v| v as usize);
     let (kernel_h, kernel_w, stride_h, stride_w) = (3, 3, 1, 1);
-    Geometry {
+    let g = Geometry {
         in_h,
         in_w,
         in_channels,
@@ -188,5 +207,6 @@ fn geometry(sizes: [u32; 8]) -> Geometry {
         pad_left,
         out_h,
         out_w,
-    }
+    };
+    Tiling { g, fours: fours.map(|v| v as usize) }
 }

@@ -12,7 +12,7 @@ use crate::conv::Geometry;
 use crate::conv::cases::geometries;
 use crate::conv::forward::forward;
 use crate::conv::pack::{pack, packed_len};
-use crate::conv::winograd;
+use crate::conv::winograd::{self, Tiling};
 use crate::epilogue::Fused;
 use crate::oracle;
 use crate::selftest::{Case, Check, Random, widen};
@@ -449,10 +449,11 @@ fn fold_padded(check: &mut Check) {
         if [g.kernel_h, g.kernel_w, g.stride_h, g.stride_w] != [3, 3, 1, 1] {
             continue;
         }
-        let mut packed = vec![f32::NAN; outputs.div_ceil(8) * winograd::pack::panel_len(inputs, g)];
-        winograd::pack::pack(&mut packed, &k1, g, 0);
+        let tiling = Tiling { g, fours: [g.out_h / 4, g.out_w / 4] };
+        let mut packed = vec![f32::NAN; outputs.div_ceil(8) * winograd::pack::panel_len(inputs, tiling)];
+        winograd::pack::pack(&mut packed, &k1, tiling, 0);
         let mut scratch = vec![f32::NAN; winograd::block::scratch_len(inputs)];
-        winograd::convolve::convolve(&mut y, &mut scratch, &x, &packed, &b1, g, Fused::LINEAR);
+        winograd::convolve::convolve(&mut y, &mut scratch, &x, &packed, &b1, tiling, Fused::LINEAR);
         // The bound of crate::conv::winograd, with |x| ≤ 1, and the foldings as above.
         let heaviest = abs(&k1).into_iter().fold(0.0, f64::max);
         let bound = ULP / 2.0 * (537.0 * ((inputs + 21) * inputs) as f64 * heaviest + 5.0 * largest);

@@ -6,7 +6,7 @@ use super::input_gradient::input_gradient;
 use super::kernel_gradient::{self, BLOCK, PIXELS, kernel_gradient};
 use super::pack::{pack, pack_transposed, panel_len};
 use super::transform::{Line, MOST};
-use super::{Grid, Pixels, Place, grids};
+use super::{Grid, Pixels, Place, Tiling};
 use crate::conv::Geometry;
 use crate::conv::window::cases::{biases, pool, pooled};
 use crate::epilogue::Fused;
@@ -35,10 +35,21 @@ const SIZES: &[Sizes] = &[
     (1, [8, 8], 33, 20, [1, 1], [8, 8]),
     (1, [2, 1], 7, 3, [2, 2], [4, 3]),
     (2, [6, 5], 2, 11, [0, 1], [5, 6]),
-    // All four kinds of tiles, whole blocks and rests of them; fours alone, three of the last four outputs wanted.
+    // Whole blocks of all kinds of tiles, and rests of them.
     (5, [12, 14], 16, 16, [0, 0], [10, 10]),
     (2, [16, 13], 17, 18, [1, 1], [16, 11]),
 ];
+
+/// Each of [`SIZES`], by twos alone, by as many fours as fit, and by fours alone.
+fn tilings() -> impl Iterator<Item = (usize, Tiling)> {
+    let fours: [fn(usize) -> usize; 3] = [|_| 0, |outputs| outputs / 4, |outputs| outputs.div_ceil(4)];
+    SIZES.iter().flat_map(move |&sizes| {
+        fours.map(|fours| {
+            let (images, g) = geometry(sizes);
+            (images, Tiling { g, fours: [g.out_h, g.out_w].map(fours) })
+        })
+    })
+}
 
 fn geometry(
     (images, [in_h, in_w], in_channels, out_channels, [pad_top, pad_left], [out_h, out_w]): Sizes,
@@ -61,37 +72,42 @@ fn geometry(
     (images, g)
 }
 
-fn packed(kernel: &[f32], g: Geometry) -> [Vec<f32>; 2] {
-    let mut forward = vec![f32::NAN; g.out_channels.div_ceil(8) * panel_len(g.in_channels, g)];
-    pack(&mut forward, kernel, g, 0);
-    let mut transposed = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels, g)];
-    pack_transposed(&mut transposed, kernel, g, 0);
+fn packed(kernel: &[f32], tiling: Tiling) -> [Vec<f32>; 2] {
+    let g = tiling.g;
+    let mut forward = vec![f32::NAN; g.out_channels.div_ceil(8) * panel_len(g.in_channels, tiling)];
+    pack(&mut forward, kernel, tiling, 0);
+    let mut transposed = vec![f32::NAN; g.in_channels.div_ceil(8) * panel_len(g.out_channels, tiling)];
+    pack_transposed(&mut transposed, kernel, tiling, 0);
     [forward, transposed]
 }
 
-fn run(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
+fn run(x: &[f32], packed: &[f32], bias: &[f32], tiling: Tiling, f: Fused) -> Vec<f32> {
+    let g = tiling.g;
     let mut y = vec![f32::NAN; x.len() / g.input_len() * g.output_len()];
-    convolve(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, g, f);
+    convolve(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, tiling, f);
     y
 }
 
-fn run_back(dy: &[f32], packed: &[f32], g: Geometry) -> Vec<f32> {
+fn run_back(dy: &[f32], packed: &[f32], tiling: Tiling) -> Vec<f32> {
+    let g = tiling.g;
     let mut dx = vec![f32::NAN; dy.len() / g.output_len() * g.input_len()];
-    input_gradient(&mut dx, &mut vec![f32::NAN; block::scratch_len(g.out_channels)], dy, packed, g);
+    input_gradient(&mut dx, &mut vec![f32::NAN; block::scratch_len(g.out_channels)], dy, packed, tiling);
     dx
 }
 
-fn run_pooled(x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) -> Vec<f32> {
+fn run_pooled(x: &[f32], packed: &[f32], bias: &[f32], tiling: Tiling, f: Fused) -> Vec<f32> {
+    let g = tiling.g;
     let mut y = vec![f32::NAN; x.len() / g.input_len() * g.pooled_len()];
-    convolve_pooled(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, g, f);
+    convolve_pooled(&mut y, &mut vec![f32::NAN; block::scratch_len(g.in_channels)], x, packed, bias, tiling, f);
     y
 }
 
 /// (dkernel, dbias) of some images.
-fn gradients(dy: &[f32], x: &[f32], g: Geometry) -> (Vec<f32>, Vec<f32>) {
+fn gradients(dy: &[f32], x: &[f32], tiling: Tiling) -> (Vec<f32>, Vec<f32>) {
+    let g = tiling.g;
     let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
     let mut scratch = vec![f32::NAN; kernel_gradient::scratch_len(g.in_channels, g.out_channels)];
-    kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, dy, x, g);
+    kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, dy, x, tiling);
     (dkernel, dbias)
 }
 
@@ -100,8 +116,8 @@ fn largest(v: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// The tiles of so many images, each with its place.
-fn tiles(images: usize, g: Geometry) -> impl Iterator<Item = (Grid, Place)> {
-    grids(g).flat_map(move |grid| (0..images * grid.len()).map(move |tile| (grid, grid.place(tile))))
+fn tiles(images: usize, tiling: Tiling) -> impl Iterator<Item = (Grid, Place)> {
+    tiling.grids().flat_map(move |grid| (0..images * grid.len()).map(move |tile| (grid, grid.place(tile))))
 }
 
 /// Those of a tile's pixels that are in its image: (i, j), and where each begins among so many values.
@@ -153,12 +169,13 @@ fn largest_weights(kernel: &[f64], g: Geometry) -> Vec<f64> {
 }
 
 /// The bound of each output of a convolution without bias.
-fn bounds(x: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
+fn bounds(x: &[f64], kernel: &[f64], tiling: Tiling) -> Vec<f64> {
+    let g = tiling.g;
     let unit = f64::from(f32::EPSILON) / 2.0;
     let weights = largest_weights(kernel, g);
     let images = x.len() / g.input_len();
     let mut bounds = vec![f64::NAN; images * g.output_len()];
-    for (grid, place) in tiles(images, g) {
+    for (grid, place) in tiles(images, tiling) {
         let x = maxima(x, grid.inputs(place));
         for (_, at) in inside(grid.outputs(place), bounds.len()) {
             for o in 0..g.out_channels {
@@ -171,11 +188,12 @@ fn bounds(x: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
 }
 
 /// The largest bound of a direct sum in each output's tile.
-fn direct_bounds(x: &[f64], kernel: &[f64], bias: &[f64], g: Geometry) -> Vec<f64> {
+fn direct_bounds(x: &[f64], kernel: &[f64], bias: &[f64], tiling: Tiling) -> Vec<f64> {
+    let g = tiling.g;
     let abs = |v: &[f64]| v.iter().map(|v| v.abs()).collect::<Vec<_>>();
     let magnitudes = oracle::conv(&abs(x), &abs(kernel), &abs(bias), g);
     let mut bounds = vec![f64::NAN; magnitudes.len()];
-    for (grid, place) in tiles(x.len() / g.input_len(), g) {
+    for (grid, place) in tiles(x.len() / g.input_len(), tiling) {
         let outputs = inside(grid.outputs(place), bounds.len());
         let outputs: Vec<usize> = outputs.into_iter().flat_map(|(_, at)| at..at + g.out_channels).collect();
         let largest = largest(outputs.iter().map(|&i| magnitudes[i]));
@@ -187,12 +205,13 @@ fn direct_bounds(x: &[f64], kernel: &[f64], bias: &[f64], g: Geometry) -> Vec<f6
 }
 
 /// The bound of each value of dx.
-fn input_bounds(dy: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
+fn input_bounds(dy: &[f64], kernel: &[f64], tiling: Tiling) -> Vec<f64> {
+    let g = tiling.g;
     let unit = f64::from(f32::EPSILON) / 2.0;
     let weights = largest_weights(kernel, g);
     let images = dy.len() / g.output_len();
     let mut bounds = vec![0.0; images * g.input_len()];
-    for (grid, place) in tiles(images, g) {
+    for (grid, place) in tiles(images, tiling) {
         let dy = maxima(dy, grid.outputs(place));
         for ([i, j], at) in inside(grid.inputs(place), bounds.len()) {
             let growth = to_dx(grid.lines[0], i) * to_dx(grid.lines[1], j);
@@ -208,31 +227,31 @@ fn input_bounds(dy: &[f64], kernel: &[f64], g: Geometry) -> Vec<f64> {
 fn all(check: &mut Check) {
     let mut random = Random(31);
     let unit = f64::from(f32::EPSILON) / 2.0;
-    for &sizes in SIZES {
-        let (images, g) = geometry(sizes);
+    for (images, tiling) in tilings() {
+        let g = tiling.g;
         let (x, dy) = (random.vector(images * g.input_len()), random.vector(images * g.output_len()));
         let (kernel, bias) = (random.vector(g.kernel_len()), random.vector(g.out_channels));
-        let [packed, transposed] = packed(&kernel, g);
+        let [packed, transposed] = packed(&kernel, tiling);
         let [wide_x, wide_dy, wide_kernel, wide_bias] = [&x, &dy, &kernel, &bias].map(|v| widen(v));
 
         let want = oracle::conv(&wide_x, &wide_kernel, &wide_bias, g);
-        let y = run(&x, &packed, &bias, g, Fused::LINEAR);
-        let direct = direct_bounds(&wide_x, &wide_kernel, &wide_bias, g);
+        let y = run(&x, &packed, &bias, tiling, Fused::LINEAR);
+        let direct = direct_bounds(&wide_x, &wide_kernel, &wide_bias, tiling);
         check.f32s("y, by 8 times the direct bound", &y, &want, |i| 8.0 * direct[i]);
-        let bound = bounds(&wide_x, &wide_kernel, g);
+        let bound = bounds(&wide_x, &wide_kernel, tiling);
         let bound = |i: usize| bound[i] + 2.0 * unit * wide_bias[i % g.out_channels].abs();
         check.f32s("y", &y, &want, bound);
         let relu: Vec<f64> = want.iter().map(|v| v.max(0.0)).collect();
-        check.f32s("relu y", &run(&x, &packed, &bias, g, Fused { kind: 1, p0: 0.0, p1: 0.0 }), &relu, bound);
+        check.f32s("relu y", &run(&x, &packed, &bias, tiling, Fused { kind: 1, p0: 0.0, p1: 0.0 }), &relu, bound);
 
         let (want_dx, want_dkernel, want_dbias) = oracle::conv_gradient(&wide_dy, &wide_x, &wide_kernel, g);
-        let bound = input_bounds(&wide_dy, &wide_kernel, g);
-        check.f32s("dx", &run_back(&dy, &transposed, g), &want_dx, |i| bound[i]);
+        let bound = input_bounds(&wide_dy, &wide_kernel, tiling);
+        check.f32s("dx", &run_back(&dy, &transposed, tiling), &want_dx, |i| bound[i]);
 
         // Two images a partial.
         let (mut dkernels, mut dbiases) = (Vec::new(), Vec::new());
         for (dy, x) in dy.chunks(2 * g.output_len()).zip(x.chunks(2 * g.input_len())) {
-            let (dkernel, dbias) = gradients(dy, x, g);
+            let (dkernel, dbias) = gradients(dy, x, tiling);
             dkernels.extend(dkernel);
             dbiases.extend(dbias);
         }
@@ -241,7 +260,7 @@ fn all(check: &mut Check) {
         sum_partials(&mut dbias, &dbiases, g.out_channels);
         let mut sums = vec![0.0; g.in_channels * g.out_channels];
         let mut blocks = 0;
-        for grid in grids(g) {
+        for grid in tiling.grids() {
             blocks += (images.min(2) * grid.len()).div_ceil(BLOCK);
             for place in (0..images * grid.len()).map(|tile| grid.place(tile)) {
                 let (x, dy) = (maxima(&wide_x, grid.inputs(place)), maxima(&wide_dy, grid.outputs(place)));
@@ -266,18 +285,20 @@ const RELU: Fused = Fused { kind: 1, p0: 0.0, p1: 0.0 };
 fn with_pooling(check: &mut Check) {
     let mut random = Random(32);
     let unit = f64::from(f32::EPSILON) / 2.0;
-    for &sizes in SIZES {
-        let (images, g) = geometry(sizes);
+    for (images, tiling) in tilings() {
+        let g = tiling.g;
         let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
-        let [packed, _] = packed(&kernel, g);
+        let [packed, _] = packed(&kernel, tiling);
         let [wide_x, wide_kernel] = [&x, &kernel].map(|v| widen(v));
         let conv = oracle::conv(&wide_x, &wide_kernel, &vec![0.0; g.out_channels], g);
-        let bound = bounds(&wide_x, &wide_kernel, g);
+        let bound = bounds(&wide_x, &wide_kernel, tiling);
         // Of the largest of four the error is at most the largest of theirs.
         let bound = oracle::max_pool(&bound, pool(g));
         for bias in biases(&mut random, g) {
             let (want, bias_sums) = pooled(&conv, &bias, g);
-            check.f32s("y", &run_pooled(&x, &packed, &bias, g, RELU), &want, |i| bound[i] + 2.0 * unit * bias_sums[i]);
+            check.f32s("y", &run_pooled(&x, &packed, &bias, tiling, RELU), &want, |i| {
+                bound[i] + 2.0 * unit * bias_sums[i]
+            });
         }
     }
 }
@@ -288,42 +309,42 @@ mod tests {
 
     #[test]
     fn pooling_in_the_kernel_has_the_bits_of_pooling_after_it() {
-        for &sizes in SIZES {
-            let (images, g) = geometry(sizes);
+        for (images, tiling) in tilings() {
+            let g = tiling.g;
             let mut random = Random(33);
             let (x, kernel) = (random.vector(images * g.input_len()), random.vector(g.kernel_len()));
-            let [packed, _] = packed(&kernel, g);
+            let [packed, _] = packed(&kernel, tiling);
             for (bias, f) in biases(&mut random, g).iter().flat_map(|bias| [(bias, Fused::LINEAR), (bias, RELU)]) {
                 let mut want = vec![0.0; images * g.pooled_len()];
-                crate::pool::forward(&mut want, &run(&x, &packed, bias, g, f), pool(g));
-                assert_eq!(run_pooled(&x, &packed, bias, g, f), want, "{g:?}");
+                crate::pool::forward(&mut want, &run(&x, &packed, bias, tiling, f), pool(g));
+                assert_eq!(run_pooled(&x, &packed, bias, tiling, f), want, "{tiling:?}");
             }
         }
     }
 
     #[test]
     fn pieces_of_a_batch_have_the_bits_of_the_whole() {
-        for &sizes in SIZES {
-            let (_, g) = geometry(sizes);
+        for (_, tiling) in tilings() {
+            let g = tiling.g;
             let mut random = Random(2);
             let (x, kernel) = (random.vector(3 * g.input_len()), random.vector(g.kernel_len()));
             let bias = random.vector(g.out_channels);
-            let [packed, _] = packed(&kernel, g);
+            let [packed, _] = packed(&kernel, tiling);
             let f = Fused { kind: 5, p0: 0.0, p1: 0.0 };
-            let whole = run(&x, &packed, &bias, g, f);
-            let pieces: Vec<f32> = x.chunks(g.input_len()).flat_map(|x| run(x, &packed, &bias, g, f)).collect();
+            let whole = run(&x, &packed, &bias, tiling, f);
+            let pieces: Vec<f32> = x.chunks(g.input_len()).flat_map(|x| run(x, &packed, &bias, tiling, f)).collect();
             assert_eq!(whole, pieces);
-            let (dy, [_, transposed]) = (random.vector(3 * g.output_len()), self::packed(&kernel, g));
-            let whole = run_back(&dy, &transposed, g);
-            let pieces: Vec<f32> = dy.chunks(g.output_len()).flat_map(|dy| run_back(dy, &transposed, g)).collect();
+            let (dy, [_, transposed]) = (random.vector(3 * g.output_len()), self::packed(&kernel, tiling));
+            let whole = run_back(&dy, &transposed, tiling);
+            let pieces: Vec<f32> = dy.chunks(g.output_len()).flat_map(|dy| run_back(dy, &transposed, tiling)).collect();
             assert_eq!(whole, pieces);
-            let whole = run_pooled(&x, &packed, &bias, g, RELU);
+            let whole = run_pooled(&x, &packed, &bias, tiling, RELU);
             let pieces: Vec<f32> =
-                x.chunks(g.input_len()).flat_map(|x| run_pooled(x, &packed, &bias, g, RELU)).collect();
+                x.chunks(g.input_len()).flat_map(|x| run_pooled(x, &packed, &bias, tiling, RELU)).collect();
             assert_eq!(whole, pieces);
             let mut panels = vec![0.0; packed.len()];
-            for (i, panel) in panels.chunks_mut(panel_len(g.in_channels, g)).enumerate() {
-                pack(panel, &kernel, g, i);
+            for (i, panel) in panels.chunks_mut(panel_len(g.in_channels, tiling)).enumerate() {
+                pack(panel, &kernel, tiling, i);
             }
             assert_eq!(panels, packed);
         }

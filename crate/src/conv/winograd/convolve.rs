@@ -11,8 +11,7 @@
 use super::block::{self, Block, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
-use super::{Grid, Place, grids};
-use crate::conv::Geometry;
+use super::{Grid, Place, Tiling};
 use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::conv::window::{Window, largest};
 use crate::epilogue::Fused;
@@ -23,13 +22,14 @@ const OUTPUTS_OF_TILE: usize = 16;
 
 /// For the images that x and y hold; `packed` is from [`super::pack`], `bias` as in [`crate::conv::forward`]; `scratch` is of
 /// [`block::scratch_len`] for x's channels, and what it holds does not matter.
-pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
+pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], tiling: Tiling, f: Fused) {
+    let g = tiling.g;
     assert!(x.len() * g.output_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.output_len()));
     assert!(g.takes_bias(bias));
     let mapped = bias.len() > g.out_channels;
     // Of each output of a block that there is: where its channels begin in y, and the class of its bias.
     let mut outputs = [[None; OUTPUTS_OF_TILE]; block::BLOCK];
-    each_panel(scratch, x, packed, g, &mut |products, grid, places, o| {
+    each_panel(scratch, x, packed, tiling, &mut |products, grid, places, o| {
         let columns = grid.lines[1].outputs();
         let count = grid.lines[0].outputs() * columns;
         if o == 0 {
@@ -66,31 +66,35 @@ pub fn convolve_pooled(
     x: &[f32],
     packed: &[f32],
     bias: &[f32],
-    g: Geometry,
+    tiling: Tiling,
     f: Fused,
 ) {
+    let g = tiling.g;
     assert!(x.len() * g.pooled_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.pooled_len()));
     assert!(g.takes_bias(bias) && f.is_clamp());
     let [all_rows, all_columns] = g.windows();
-    let mut windows = [[Window::default(); OUTPUTS_OF_TILE / 4]; block::BLOCK];
-    each_panel(scratch, x, packed, g, &mut |products, grid, places, o| {
+    // Of each window of a block's tiles that there is: where its channels begin in y.
+    let mut windows = [[None; OUTPUTS_OF_TILE / 4]; block::BLOCK];
+    each_panel(scratch, x, packed, tiling, &mut |products, grid, places, o| {
         let pitch = pitch(grid);
         let columns = grid.lines[1].outputs() / 2;
         let count = grid.lines[0].outputs() / 2 * columns;
         if o == 0 {
-            for (windows, &[_, row, column]) in windows.iter_mut().zip(places) {
+            for (windows, &[image, row, column]) in windows.iter_mut().zip(places) {
                 for (p, window) in windows[..count].iter_mut().enumerate() {
-                    let place = [row / 2 + p / columns, column / 2 + p % columns];
-                    *window = Window::new(place, bias.len() > g.out_channels, g);
+                    let [row, column] = [row / 2 + p / columns, column / 2 + p % columns];
+                    *window = (row < all_rows && column < all_columns).then(|| {
+                        let at = ((image * all_rows + row) * all_columns + column) * g.out_channels;
+                        (at, Window::new([row, column], bias.len() > g.out_channels, g))
+                    });
                 }
             }
         }
-        for (t, (windows, &[image, row, column])) in windows.iter().zip(places).enumerate() {
+        for (t, windows) in windows[..places.len()].iter().enumerate() {
             for (p, window) in windows[..count].iter().enumerate() {
-                let [i, j] = [p / columns, p % columns];
-                let at = (image * all_rows + row / 2 + i) * all_columns + column / 2 + j;
-                let y = &mut y[at * g.out_channels + o..];
-                let first = (2 * i * 2 * columns + 2 * j) * pitch + 2 * t;
+                let Some((at, window)) = window else { continue };
+                let y = &mut y[at + o..];
+                let first = (4 * (p / columns) * columns + 2 * (p % columns)) * pitch + 2 * t;
                 let outputs = [0, 1, 2 * columns, 2 * columns + 1].map(|output| first + output * pitch);
                 let sums = [0, 1].map(|half| outputs.map(|at| F32x4::load(&products[at + half])));
                 if window.plain {
@@ -108,14 +112,15 @@ pub fn convolve_pooled(
 type Finishes<'a> = dyn FnMut(&[Vector], Grid, &[Place], usize) + 'a;
 
 /// Calls `finish(products, grid, places, o)` for each block of tiles and each eight output channels, from o on.
-fn each_panel(scratch: &mut [f32], x: &[f32], packed: &[f32], g: Geometry, finish: &mut Finishes) {
-    let panel_len = panel_len(g.in_channels, g);
+fn each_panel(scratch: &mut [f32], x: &[f32], packed: &[f32], tiling: Tiling, finish: &mut Finishes) {
+    let g = tiling.g;
+    let panel_len = panel_len(g.in_channels, tiling);
     assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len);
     let images = x.len() / g.input_len();
     let mut block = Block::new(scratch, g.in_channels);
     let mut places = [Place::default(); block::BLOCK];
     let mut kernels = 0;
-    for grid in grids(g) {
+    for grid in tiling.grids() {
         let kernel_len = grid.points() * super::depth(g.in_channels) * WIDTH;
         let tiles = images * grid.len();
         for first in (0..tiles).step_by(block::tiles(grid)) {

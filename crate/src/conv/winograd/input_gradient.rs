@@ -15,23 +15,23 @@
 use super::block::{self, Block, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
-use super::{Grid, Place, grids};
-use crate::conv::Geometry;
+use super::{Grid, Place, Tiling};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
 /// For the images that dx and dy hold; `packed` is from [`super::pack::pack_transposed`], `scratch` of [`block::scratch_len`] for
 /// dy's channels, and what it holds does not matter.
-pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &[f32], g: Geometry) {
+pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &[f32], tiling: Tiling) {
+    let g = tiling.g;
     let images = dy.len() / g.output_len();
     assert!(dx.len() == images * g.input_len() && dy.len() == images * g.output_len());
-    let panel_len = panel_len(g.out_channels, g);
+    let panel_len = panel_len(g.out_channels, tiling);
     assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len);
     let mut block = Block::new(scratch, g.out_channels);
     dx.fill(0.0);
     let mut places = [Place::default(); block::BLOCK];
     let mut kernels = 0;
-    for grid in grids(g) {
+    for grid in tiling.grids() {
         let kernel_len = grid.points() * super::depth(g.out_channels) * WIDTH;
         let tiles = images * grid.len();
         for first in (0..tiles).step_by(block::tiles(grid)) {

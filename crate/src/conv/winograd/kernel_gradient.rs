@@ -16,8 +16,7 @@
 
 use super::block::transform_tile;
 use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
-use super::{Grid, depth, grids, stride};
-use crate::conv::Geometry;
+use super::{Grid, Tiling, depth, stride};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
@@ -75,14 +74,15 @@ pub fn kernel_gradient(
     scratch: &mut [f32],
     dy: &[f32],
     x: &[f32],
-    g: Geometry,
+    tiling: Tiling,
 ) {
+    let g = tiling.g;
     let images = dy.len() / g.output_len();
     assert!(x.len() == images * g.input_len() && dy.len() == images * g.output_len());
     assert!(dkernel.len() == g.kernel_len() && (dbias.is_empty() || dbias.len() == g.out_channels));
     let mut scratch = Scratch::new(scratch, [g.in_channels, g.out_channels]);
     dkernel.fill(0.0);
-    for grid in grids(g) {
+    for grid in tiling.grids() {
         let tiles = images * grid.len();
         for first in (0..tiles).step_by(BLOCK) {
             let block = tiles.min(first + BLOCK) - first;

@@ -7,7 +7,7 @@
 //! tile = Aᵀ·((G·g·Gᵀ) ⊙ (Bᵀ·d·B))·A, and the kernel's gradient is dg = Gᵀ·Σ over tiles of ((A·dy·Aᵀ) ⊙ (Bᵀ·d·B))·G.
 //!
 //! The sums over channels (or tiles) between the transforms are matrix products, one for each *point* of a patch. An image's
-//! rows and columns are cut into fours, and what is left into twos ([`grids`]): 10×10 outputs take 256 products for each pair of
+//! rows and columns are cut into fours, and what is left into twos ([`Tiling`]): 10×10 outputs take 256 products for each pair of
 //! channels, by tiles of 2×2 alone 400, by direct sums 900. Whether a convolution takes this way is TypeScript's choice: it has to
 //! have channels enough to pay for the transforms.
 //!
@@ -63,23 +63,34 @@ pub struct Grid {
     tiles: [usize; 2],
 }
 
-/// The kinds of tiles that make an image of y.
-fn grids(g: Geometry) -> impl Iterator<Item = Grid> {
-    assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
-    let (rows, columns) = (segments(g.out_h), segments(g.out_w));
-    (0..4).map(move |i| [rows[i / 2], columns[i % 2]]).filter(|[rows, columns]| rows.2 > 0 && columns.2 > 0).map(
-        move |[rows, columns]| Grid {
-            g,
-            lines: [rows.0, columns.0],
-            first: [rows.1, columns.1],
-            tiles: [rows.2, columns.2],
-        },
-    )
+/// A convolution, and how its outputs are cut into tiles.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiling {
+    /// The convolution.
+    pub g: Geometry,
+    /// How many fours its rows and its columns begin with; the rest are twos.
+    pub fours: [usize; 2],
 }
 
-/// Outputs along an axis as lines: which, from where on, how many. Three that are left make a four, with less work than two twos.
-fn segments(outputs: usize) -> [(Line, usize, usize); 2] {
-    let fours = (outputs + 1) / 4;
+impl Tiling {
+    /// The kinds of tiles that make an image of y.
+    fn grids(self) -> impl Iterator<Item = Grid> {
+        let Self { g, fours } = self;
+        assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
+        let [rows, columns] = [segments(g.out_h, fours[0]), segments(g.out_w, fours[1])];
+        (0..4).map(move |i| [rows[i / 2], columns[i % 2]]).filter(|[rows, columns]| rows.2 > 0 && columns.2 > 0).map(
+            move |[rows, columns]| Grid {
+                g,
+                lines: [rows.0, columns.0],
+                first: [rows.1, columns.1],
+                tiles: [rows.2, columns.2],
+            },
+        )
+    }
+}
+
+/// Outputs along an axis as lines: which, from where on, how many.
+fn segments(outputs: usize, fours: usize) -> [(Line, usize, usize); 2] {
     [(Line::Four, 0, fours), (Line::Two, 4 * fours, outputs.saturating_sub(4 * fours).div_ceil(2))]
 }
 

@@ -1,11 +1,10 @@
 //! Transformed kernels, \[panel\]\[kind of tile\]\[point\]\[in, a multiple of 4\]\[8 out\], filled up with zeros.
 //!
-//! Once a step; reads each weight once and writes up to 100 for each 9, one for each point of each kind ([`super::grids`]). In f64,
+//! Once a step; reads each weight once and writes up to 100 for each 9, one for each point of each kind ([`Tiling`]). In f64,
 //! rounded at the end.
 
 use super::transform::{Line, kernel_of_four, kernel_of_two};
-use super::{depth, grids};
-use crate::conv::Geometry;
+use super::{Tiling, depth};
 use crate::conv::tile::WIDTH;
 use crate::simd::F64x2;
 
@@ -13,25 +12,27 @@ use crate::simd::F64x2;
 type Weights = [[f64; 2]; WIDTH / 2];
 
 /// Values of a panel of a kernel that takes so many channels to those of another image.
-pub fn panel_len(inputs: usize, g: Geometry) -> usize {
-    grids(g).map(|grid| grid.points()).sum::<usize>() * depth(inputs) * WIDTH
+pub fn panel_len(inputs: usize, tiling: Tiling) -> usize {
+    tiling.grids().map(|grid| grid.points()).sum::<usize>() * depth(inputs) * WIDTH
 }
 
 /// The panels from `first` on of an HWIO kernel.
-pub fn pack(packed: &mut [f32], kernel: &[f32], g: Geometry, first: usize) {
-    fill(packed, kernel, g, [g.in_channels, g.out_channels], [g.out_channels, 1], first);
+pub fn pack(packed: &mut [f32], kernel: &[f32], tiling: Tiling, first: usize) {
+    let g = tiling.g;
+    fill(packed, kernel, tiling, [g.in_channels, g.out_channels], [g.out_channels, 1], first);
 }
 
 /// The same for the input gradient: in and out exchanged.
-pub fn pack_transposed(packed: &mut [f32], kernel: &[f32], g: Geometry, first: usize) {
-    fill(packed, kernel, g, [g.out_channels, g.in_channels], [1, g.out_channels], first);
+pub fn pack_transposed(packed: &mut [f32], kernel: &[f32], tiling: Tiling, first: usize) {
+    let g = tiling.g;
+    fill(packed, kernel, tiling, [g.out_channels, g.in_channels], [1, g.out_channels], first);
 }
 
 /// A tap's weight from input i to output o stands at `steps`\[0\]·i + `steps`\[1\]·o.
 fn fill(
     packed: &mut [f32],
     kernel: &[f32],
-    g: Geometry,
+    tiling: Tiling,
     [inputs, outputs]: [usize; 2],
     steps: [usize; 2],
     first: usize,
@@ -41,7 +42,7 @@ fn fill(
     if inputs < depth {
         packed.fill(0.0);
     }
-    for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs, g))) {
+    for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs, tiling))) {
         let (packed, _) = packed.as_chunks_mut::<WIDTH>();
         for input in 0..inputs {
             let mut taps = [[Weights::default(); 3]; 3];
@@ -53,7 +54,7 @@ fn fill(
             }
             let taps = [0, 1, 2].map(|i| taps[i].as_flattened());
             let mut points = 0;
-            for grid in grids(g) {
+            for grid in tiling.grids() {
                 let [rows, columns] = grid.lines;
                 let mut lines = [[Weights::default(); 3]; 6];
                 match rows {
