@@ -95,10 +95,15 @@ describe.each([
   [19, 12, 16, 33, 0],
   [33, 11, 21, 16, 2],
 ])("%i images of size %i, %i to %i channels, padded by %i", (images, size, channels, filters, pad) => {
-  const [got, want] = [winograd, direct].map((way) => () => run(way, images, size, channels, filters, pad));
+  const results = (way: ConvolutionWay) => run(way, images, size, channels, filters, pad);
 
-  test.each(["y", "dx", "dkernel", "dbias"] as const)("Winograd's %s is that of the direct tile", (name) => {
-    const [a, b] = [got?.()[name], want?.()[name]] as [Float32Array, Float32Array];
+  // By all kinds of tiles, by those of 4×4, and by those of 2×2.
+  test.each(
+    [Number.POSITIVE_INFINITY, 36 * 24 * 40, 0].flatMap((most) =>
+      (["y", "dx", "dkernel", "dbias"] as const).map((name) => [most, name] as const),
+    ),
+  )("Winograd's way with up to %f packed values: %s is that of the direct tile", (most, name) => {
+    const [a, b] = [results(winograd(most))[name], results(direct)[name]] as [Float32Array, Float32Array];
     const largest = b.reduce((max, v) => Math.max(max, Math.abs(v)), 0);
     const worst = a.reduce((max, v, i) => Math.max(max, Math.abs(v - (b[i] as number))), 0);
     expect(a.length).toBe(b.length);
@@ -109,7 +114,9 @@ describe.each([
 });
 
 describe.each([
-  ["Winograd's way", winograd, 16, 20],
+  ["Winograd's way", winograd(Number.POSITIVE_INFINITY), 16, 20],
+  ["Winograd's way, by tiles of 4×4 alone", winograd(36 * 16 * 24), 16, 20],
+  ["Winograd's way, by tiles of 2×2 alone", winograd(0), 16, 20],
   ["the direct tile", direct, 3, 9],
 ] as const)("%s", (_, way, channels, filters) => {
   // Odd sizes too: the last windows are cut off.
@@ -157,7 +164,7 @@ test("Winograd's way leaves a kernel's gradient to the direct tile where sums at
     const program = new Program();
     const region = (label: string) => program.workspace(label, 4);
     const one = convolution(program, 4, size, 32, 32, 1);
-    winograd.kernelGradient(one, { dkernel: region("dkernel"), dbias: null, dy: region("dy"), x: region("x") });
+    winograd(0).kernelGradient(one, { dkernel: region("dkernel"), dbias: null, dy: region("dy"), x: region("x") });
     return program.listing().map((call) => call.slice(0, call.indexOf("(")));
   };
   expect(kernels(8)).toEqual(["conv2d_backward_kernel"]);
@@ -169,19 +176,19 @@ describe("the way", () => {
     const program = new Program();
     const window = resolveWindow("conv2d", [size, size, channels], kernel, [stride, stride], "same");
     const one = { program, constants: program.constants, name: "conv", images: 2, window, filters };
-    return [inferenceWay(one), trainingWay(one)];
+    return [inferenceWay(one), trainingWay(one)].map((way) => (way === direct ? "direct" : "winograd"));
   }
 
   test("is Winograd's for 3×3 windows of stride 1 with channels and pixels enough", () => {
-    expect(ways(16, 16)).toEqual([winograd, winograd]);
+    expect(ways(16, 16)).toEqual(["winograd", "winograd"]);
   });
 
   test("is Winograd's for inference only, where a step would hold a kernel larger than the output", () => {
-    expect(ways(16, 16, [3, 3], 1, 8)).toEqual([winograd, direct]);
+    expect(ways(16, 16, [3, 3], 1, 8)).toEqual(["winograd", "direct"]);
   });
 
   test("is the direct tile for few pixels", () => {
-    expect(ways(32, 32, [3, 3], 1, 3)).toEqual([direct, direct]);
+    expect(ways(32, 32, [3, 3], 1, 3)).toEqual(["direct", "direct"]);
   });
 
   test.each<[number, number, [number, number], number]>([
@@ -191,6 +198,6 @@ describe("the way", () => {
     [32, 32, [3, 5], 1],
     [32, 32, [1, 1], 1],
   ])("is the direct tile for %i to %i channels, kernel %j, stride %i", (channels, filters, kernel, ...rest) => {
-    expect(ways(channels, filters, [...kernel], ...rest)).toEqual([direct, direct]);
+    expect(ways(channels, filters, [...kernel], ...rest)).toEqual(["direct", "direct"]);
   });
 });

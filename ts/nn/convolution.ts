@@ -54,17 +54,26 @@ export interface ConvolutionWay {
 const WINOGRAD_CHANNELS = 16;
 const WINOGRAD_PIXELS = 16;
 
+// Values of a packed kernel that a second-level cache holds.
+const MOST_PACKED = 262_144;
+// In training, by the layer's output.
+const MOST_PACKED_IN_TRAINING = 1.5;
+
 /** The faster way. It does not depend on the number of images, so that one packed kernel serves plans of every batch. */
-export function inferenceWay({ window, filters }: ConvolutionSizes): ConvolutionWay {
-  const { windowHeight, windowWidth, strideHeight, strideWidth, channels, outHeight, outWidth } = window;
-  const fits = windowHeight === 3 && windowWidth === 3 && strideHeight === 1 && strideWidth === 1;
-  const pays = Math.min(channels, filters) >= WINOGRAD_CHANNELS && outHeight * outWidth >= WINOGRAD_PIXELS;
-  return fits && pays ? winograd : direct;
+export function inferenceWay(convolution: ConvolutionSizes): ConvolutionWay {
+  return paysByTiles(convolution) ? winograd(MOST_PACKED) : direct;
 }
 
-/** The faster way that keeps within a training session's memory: a transformed kernel is 16/9 of a kernel. */
+/** The faster way that keeps within a training session's memory: a transformed kernel is at least 16/9 of a kernel. */
 export function trainingWay(convolution: ConvolutionSizes): ConvolutionWay {
-  return kernelLength(convolution) <= outputLength(convolution) ? inferenceWay(convolution) : direct;
+  const most = Math.min(MOST_PACKED, MOST_PACKED_IN_TRAINING * outputLength(convolution));
+  return paysByTiles(convolution) && kernelLength(convolution) <= outputLength(convolution) ? winograd(most) : direct;
+}
+
+function paysByTiles({ window, filters }: ConvolutionSizes): boolean {
+  const { windowHeight, windowWidth, strideHeight, strideWidth, channels, outHeight, outWidth } = window;
+  const fits = windowHeight === 3 && windowWidth === 3 && strideHeight === 1 && strideWidth === 1;
+  return fits && Math.min(channels, filters) >= WINOGRAD_CHANNELS && outHeight * outWidth >= WINOGRAD_PIXELS;
 }
 
 // As in crate/src/conv/tile.rs: of kernels with more terms an output costs so much that a pass for pooling does not show.
@@ -77,7 +86,7 @@ function gathers({ windowHeight, windowWidth, channels }: Window): boolean {
 
 /** Whether the way of inference can pool in its kernel: where f never falls, the largest output is f of the largest sum. */
 export function poolsInKernel(convolution: ConvolutionSizes, f: ActivationCode): boolean {
-  return (inferenceWay(convolution) === winograd || gathers(convolution.window)) && isClamp(f);
+  return (paysByTiles(convolution) || gathers(convolution.window)) && isClamp(f);
 }
 
 // Both ways compute 8 channels of an output at a time: kernels are packed in panels of 8.
@@ -222,122 +231,132 @@ function directSizes({ window, filters }: Convolution) {
   ] as const;
 }
 
-// As in crate/src/conv/winograd: points of the largest tile, tiles of a block for the kernel's gradient, and the number of
-// channels that vectors are filled up to.
+// As in crate/src/conv/winograd: points of the largest tile, tiles of a block for the kernel's gradient, the number of channels
+// that vectors are filled up to, tiles of which values lie side by side, values of a point's products for these, and what a row of sums needs of scratch.
 const MOST_POINTS = 36;
-const GRADIENT_BLOCK = 16;
+const GRADIENT_BLOCK = 8;
 const VECTOR = 4;
+const GROUP = 4;
+const PITCH = GROUP * PANEL;
+const OF_A_ROW = 27;
 
 // Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
-const GRADIENT_BUDGET = 3;
+const GRADIENT_BUDGET = 2.5;
 
-/** F(4×4, 3×3) and F(2×2, 3×3), for 3×3 windows of stride 1: crate/src/conv/winograd. */
-export const winograd: ConvolutionWay = {
-  forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
-    const { program, constants, name, images, window, filters } = convolution;
-    const { channels } = window;
-    const packed = constants.region(`${name}/packed kernel`, 4 * winogradPackedLength(convolution, channels, filters));
-    constants.program.call("winograd_pack", panels(filters), packed, kernel, ...winogradKernelSizes(convolution));
-    const { scratch, perPart } = winogradScratch(convolution, channels);
-    program.call(
-      "winograd_convolve",
-      ceilDiv(images, perPart),
-      y,
-      scratch,
-      x,
-      packed,
-      ...biasArguments(bias, filters),
-      ...winogradSizes(convolution),
-      poolArgument(convolution),
-      kind,
-      p0,
-      p1,
-      perPart,
-      images,
-    );
-  },
+/** How many lines of four the rows and the columns of an output begin with; the rest are twos. */
+type Fours = readonly [number, number];
 
-  inputGradient(convolution, { dx, dy, kernel }) {
-    const { program, name, images, window, filters } = convolution;
-    const { channels } = window;
-    const transposed = program.workspace(
-      `${name}/transposed kernel`,
-      4 * winogradPackedLength(convolution, filters, channels),
-    );
-    const sizes = winogradKernelSizes(convolution);
-    program.call("winograd_pack_transposed", panels(channels), transposed, kernel, ...sizes);
-    const { scratch, perPart } = winogradScratch(convolution, filters);
-    program.call(
-      "winograd_backward_input",
-      ceilDiv(images, perPart),
-      dx,
-      scratch,
-      dy,
-      transposed,
-      ...winogradSizes(convolution),
-      perPart,
-      images,
-    );
-  },
+/**
+ * The ways to cut outputs into lines, by their work: fours where they fit and twos where not (three that are left make a four, with
+ * less work than two twos), fours alone, twos alone, of which the first need transformed kernels of up to four kinds.
+ */
+function cuts({ outHeight, outWidth }: Window): readonly Fours[] {
+  const ways: readonly ((outputs: number) => number)[] = [
+    (outputs) => Math.floor((outputs + 1) / 4),
+    (outputs) => Math.ceil(outputs / 4),
+    () => 0,
+  ];
+  return ways.map((fours) => [fours(outHeight), fours(outWidth)]);
+}
 
-  kernelGradient(convolution, regions) {
-    const { program, name, images, window, filters } = convolution;
-    const { dkernel, dbias, dy, x } = regions;
-    const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
-    const block = GRADIENT_BLOCK * (gapped(inputs) + gapped(outputs));
-    const most = Math.max(inputs, outputs);
-    const length = most + MOST_POINTS * (most + block + gapped(inputs * outputs));
-    const partLength = length + kernelLength(convolution);
-    // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part would
-    // be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
-    const budget = GRADIENT_BUDGET * outputLength(convolution);
-    if (2 * partLength > budget) return direct.kernelGradient(convolution, regions);
-    const perPart = imagesPerPart(images, partLength, budget);
-    const partials = gradientPartials(convolution, perPart, dkernel, dbias);
-    const scratch = program.workspace(`${name}/kernel gradient scratch`, 4 * partials.parts * length);
-    program.call(
-      "winograd_backward_kernel",
-      partials.parts,
-      partials.dkernels,
-      partials.dbiases,
-      scratch,
-      dy,
-      x,
-      ...winogradSizes(convolution),
-      perPart,
-      images,
-    );
-    emitSums(program, partials, dkernel, dbias);
-  },
-};
+/** Points of each kind of lines that so many outputs are cut into: six of fours, four of twos. */
+function linePoints(outputs: number, fours: number): readonly number[] {
+  return [...(fours > 0 ? [6] : []), ...(outputs > 4 * fours ? [4] : [])];
+}
+
+/** Points of each kind of tiles. */
+function tilePoints({ outHeight, outWidth }: Window, [high, wide]: Fours): readonly number[] {
+  return linePoints(outHeight, high).flatMap((rows) => linePoints(outWidth, wide).map((columns) => rows * columns));
+}
+
+/** F(4×4, 3×3) and F(2×2, 3×3), for 3×3 windows of stride 1, with up to `most` values in a packed kernel: crate/src/conv/winograd. */
+export function winograd(most: number): ConvolutionWay {
+  const foursOf = (convolution: ConvolutionSizes) => {
+    const { channels } = convolution.window;
+    const all = cuts(convolution.window);
+    const fits = (fours: Fours) => packedLength(convolution, fours, channels, convolution.filters) <= most;
+    return all.find(fits) ?? (all[all.length - 1] as Fours);
+  };
+  return {
+    forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
+      const { program, constants, name, images, window, filters } = convolution;
+      const fours = foursOf(convolution);
+      const bytes = 4 * packedLength(convolution, fours, window.channels, filters);
+      const packed = constants.region(`${name}/packed kernel`, bytes);
+      const sizes = winogradKernelSizes(convolution, fours);
+      constants.program.call("winograd_pack", panels(filters), packed, kernel, ...sizes);
+      const { scratch, perPart } = winogradScratch(convolution, window.channels);
+      program.call(
+        "winograd_convolve",
+        ceilDiv(images, perPart),
+        y,
+        scratch,
+        x,
+        packed,
+        ...biasArguments(bias, filters),
+        ...winogradSizes(convolution, fours),
+        poolArgument(convolution),
+        kind,
+        p0,
+        p1,
+        perPart,
+        images,
+      );
+    },
+
+    inputGradient(convolution, { dx, dy, kernel }) {
+      const { program, name, images, window, filters } = convolution;
+      const fours = foursOf(convolution);
+      const bytes = 4 * packedLength(convolution, fours, filters, window.channels);
+      const transposed = program.workspace(`${name}/transposed kernel`, bytes);
+      const sizes = winogradKernelSizes(convolution, fours);
+      program.call("winograd_pack_transposed", panels(window.channels), transposed, kernel, ...sizes);
+      const { scratch, perPart } = winogradScratch(convolution, filters);
+      program.call(
+        "winograd_backward_input",
+        ceilDiv(images, perPart),
+        dx,
+        scratch,
+        dy,
+        transposed,
+        ...winogradSizes(convolution, fours),
+        perPart,
+        images,
+      );
+    },
+
+    kernelGradient(convolution, regions) {
+      const { program, name, images, window } = convolution;
+      const { dkernel, dbias, dy, x } = regions;
+      const lengthOf = (fours: Fours) => gradientLength(convolution, Math.max(...tilePoints(window, fours)));
+      // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part
+      // would be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
+      const budget = GRADIENT_BUDGET * outputLength(convolution);
+      const partLength = (fours: Fours) => lengthOf(fours) + kernelLength(convolution);
+      const fours = cuts(window).find((fours) => 2 * partLength(fours) <= budget);
+      if (fours === undefined) return direct.kernelGradient(convolution, regions);
+      const perPart = imagesPerPart(images, partLength(fours), budget);
+      const partials = gradientPartials(convolution, perPart, dkernel, dbias);
+      const bytes = 4 * partials.parts * lengthOf(fours);
+      program.call(
+        "winograd_backward_kernel",
+        partials.parts,
+        partials.dkernels,
+        partials.dbiases,
+        program.workspace(`${name}/kernel gradient scratch`, bytes),
+        dy,
+        x,
+        ...winogradSizes(convolution, fours),
+        perPart,
+        images,
+      );
+      emitSums(program, partials, dkernel, dbias);
+    },
+  };
+}
 
 function wholeVectors(channels: number): number {
   return ceilDiv(channels, VECTOR) * VECTOR;
-}
-
-/** A packed kernel's values: one for each point of each kind of tiles that the outputs take. */
-function winogradPackedLength({ window, filters }: ConvolutionSizes, from: number, to: number): number {
-  const { outHeight, outWidth } = window;
-  const [foursHigh, foursWide] = fours(window, filters);
-  const points = linePoints(outHeight, foursHigh) * linePoints(outWidth, foursWide);
-  return points * wholeVectors(from) * panels(to) * PANEL;
-}
-
-/** Points of the lines that so many outputs are cut into: of six where there are fours, of four where there are twos. */
-function linePoints(outputs: number, fours: number): number {
-  return (fours > 0 ? 6 : 0) + (outputs > 4 * fours ? 4 : 0);
-}
-
-/** How many lines of four a convolution's rows and columns begin with. */
-function fours({ outHeight, outWidth }: Window, _filters: number): readonly [number, number] {
-  const of = { mixed: (n: number) => Math.floor((n + 1) / 4), fours: (n: number) => Math.ceil(n / 4), twos: () => 0 }[
-    (globalThis as { CUT?: "mixed" | "fours" | "twos" }).CUT ?? "mixed"
-  ];
-  return [of(outHeight), of(outWidth)];
-}
-
-function winogradKernelSizes({ window, filters }: Convolution) {
-  return [window.channels, filters, window.outHeight, window.outWidth, ...fours(window, filters)] as const;
 }
 
 /** Values with the vector that is left free behind them. */
@@ -345,9 +364,19 @@ function gapped(values: number): number {
   return values + VECTOR;
 }
 
-// As in crate/src/conv/winograd/block.rs: tiles of which values lie side by side, and values of a point's products.
-const GROUP = 4;
-const PITCH = GROUP * PANEL;
+/** A packed kernel's values: one for each point of each kind of tiles. */
+function packedLength({ window }: ConvolutionSizes, fours: Fours, from: number, to: number): number {
+  const points = tilePoints(window, fours).reduce((sum, points) => sum + points, 0);
+  return points * wholeVectors(from) * panels(to) * PANEL;
+}
+
+/** Values of scratch for a part of the kernel's gradient, by tiles of up to so many points. */
+function gradientLength({ window, filters }: ConvolutionSizes, points: number): number {
+  const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
+  const most = Math.max(inputs, outputs);
+  const block = GRADIENT_BLOCK * (gapped(inputs) + gapped(outputs));
+  return most + Math.max(points, OF_A_ROW) * most + points * (block + gapped(inputs * outputs));
+}
 
 /** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
 function winogradScratch(convolution: Convolution, channels: number) {
@@ -358,10 +387,14 @@ function winogradScratch(convolution: Convolution, channels: number) {
   return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
 }
 
-function winogradSizes({ window, filters }: Convolution) {
+function winogradKernelSizes({ window, filters }: Convolution, fours: Fours) {
+  return [window.channels, filters, window.outHeight, window.outWidth, ...fours] as const;
+}
+
+function winogradSizes({ window, filters }: Convolution, fours: Fours) {
   const { inHeight, inWidth, channels, padTop, padLeft, outHeight, outWidth } = window;
   const sizes = [inHeight, inWidth, channels, filters, padTop, padLeft, outHeight, outWidth] as const;
-  return [...sizes, ...fours(window, filters)] as const;
+  return [...sizes, ...fours] as const;
 }
 
 function kernelLength({ window, filters }: ConvolutionSizes): number {

@@ -169,7 +169,7 @@ pub fn winograd_backward_kernel(
     let sizes = [in_h, in_w, in_channels, out_channels, pad_top, pad_left, out_h, out_w];
     let tiling = tiling(sizes, [fours_h, fours_w]);
     let g = tiling.g;
-    let scratch_len = kernel_gradient::scratch_len(g.in_channels, g.out_channels);
+    let scratch_len = kernel_gradient::scratch_len(tiling);
     for chunk in begin..end {
         let range = span(chunk, chunk + 1, images_per_chunk, images);
         let of = |len: usize| range.start * len..range.end * len;

@@ -106,7 +106,7 @@ fn run_pooled(x: &[f32], packed: &[f32], bias: &[f32], tiling: Tiling, f: Fused)
 fn gradients(dy: &[f32], x: &[f32], tiling: Tiling) -> (Vec<f32>, Vec<f32>) {
     let g = tiling.g;
     let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
-    let mut scratch = vec![f32::NAN; kernel_gradient::scratch_len(g.in_channels, g.out_channels)];
+    let mut scratch = vec![f32::NAN; kernel_gradient::scratch_len(tiling)];
     kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, dy, x, tiling);
     (dkernel, dbias)
 }

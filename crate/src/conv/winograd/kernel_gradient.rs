@@ -1,17 +1,17 @@
 //! dw = Gᵀ·Σ over tiles of ((A·dy·Aᵀ) ⊙ (Bᵀ·x·B))·G, and db = Σdy.
 //!
-//! 16 tiles of one kind at a time: their transformed patches of x and gradients of y, up to 2.25 KB a channel each, are multiplied into
+//! Eight tiles of one kind at a time: their transformed patches of x and gradients of y, up to 1.1 KB a channel each, are multiplied into
 //! up to 36 matrices of sums in the second-level cache, four by eight channels in registers over the tiles. After each kind of a
 //! chunk of images they are transformed and added to the chunk's partial of dw; the partials are added up by
 //! [`crate::reduce::sum_partials`].
 //!
 //! Traffic: x is read 2.25 times over by tiles of 4×4, four times by those of 2×2, dy once; the sums, up to 144 bytes for each pair
-//! of channels, are read and written for each 16 tiles.
+//! of channels, are read and written for each eight tiles.
 //!
 //! # Error
 //! A tile's term has a magnitude of at most 794 times its largest |dy| times its largest |x| (36 times in tiles of 2×2): 28.2
 //! and 6 are the sums along a line of A, B and G. Sums are f32: over the tiles of a block, over blocks, over kinds and partials,
-//! and 21 roundings in the transforms: |error| ≤ (16 + blocks + kinds + partials + 21)·2⁻²⁴·794·Σ over tiles of max|dy|·max|x|. For
+//! and 21 roundings in the transforms: |error| ≤ (8 + blocks + kinds + partials + 21)·2⁻²⁴·794·Σ over tiles of max|dy|·max|x|. For
 //! db it is that of a sum, over blocks of 32 pixels.
 
 use super::block::transform_tile;
@@ -21,13 +21,10 @@ use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
 /// Tiles in a block.
-pub const BLOCK: usize = 16;
+pub const BLOCK: usize = 8;
 
 /// Pixels of dy in a block of db's sum.
 pub const PIXELS: usize = 32;
-
-/// Most points of a tile.
-const POINTS: usize = MOST * MOST;
 
 /// What a chunk of images needs of scratch.
 struct Scratch<'a> {
@@ -48,12 +45,17 @@ fn vectors([inputs, outputs]: [usize; 2]) -> [usize; 2] {
     [depth(inputs) / LANES, outputs.next_multiple_of(WIDTH) / LANES]
 }
 
+/// What a row of sums needs of the columns' place: three values of up to six columns, and its nine taps.
+const OF_A_ROW: usize = 3 * MOST + 9;
+
 /// Vectors of [`Scratch`]'s fields.
-fn lengths(channels: [usize; 2]) -> [usize; 5] {
+fn lengths(tiling: Tiling) -> [usize; 5] {
+    let channels = [tiling.g.in_channels, tiling.g.out_channels];
+    let points = tiling.grids().map(Grid::points).max().unwrap_or(0);
     let [inputs, outputs] = vectors(channels);
     let most = inputs.max(outputs);
-    let [patches, gradients] = [inputs, outputs].map(|vectors| POINTS * stride(vectors) * BLOCK);
-    [most, POINTS * most, patches, gradients, POINTS * matrix_len(channels)]
+    let [patches, gradients] = [inputs, outputs].map(|vectors| points * stride(vectors) * BLOCK);
+    [most, points.max(OF_A_ROW) * most, patches, gradients, points * matrix_len(channels)]
 }
 
 /// Vectors of the sums at a point, and a gap.
@@ -63,8 +65,8 @@ fn matrix_len(channels: [usize; 2]) -> usize {
 }
 
 /// Values of scratch that a chunk of images needs.
-pub fn scratch_len(in_channels: usize, out_channels: usize) -> usize {
-    lengths([in_channels, out_channels]).iter().sum::<usize>() * LANES
+pub fn scratch_len(tiling: Tiling) -> usize {
+    lengths(tiling).iter().sum::<usize>() * LANES
 }
 
 /// The partial of dw and, where not empty, of db for the images that dy and x hold; what `scratch` holds does not matter.
@@ -80,7 +82,7 @@ pub fn kernel_gradient(
     let images = dy.len() / g.output_len();
     assert!(x.len() == images * g.input_len() && dy.len() == images * g.output_len());
     assert!(dkernel.len() == g.kernel_len() && (dbias.is_empty() || dbias.len() == g.out_channels));
-    let mut scratch = Scratch::new(scratch, [g.in_channels, g.out_channels]);
+    let mut scratch = Scratch::new(scratch, tiling);
     dkernel.fill(0.0);
     for grid in tiling.grids() {
         let tiles = images * grid.len();
@@ -102,9 +104,9 @@ pub fn kernel_gradient(
 }
 
 impl<'a> Scratch<'a> {
-    fn new(scratch: &'a mut [f32], channels: [usize; 2]) -> Self {
-        assert_eq!(scratch.len(), scratch_len(channels[0], channels[1]));
-        let [outside, columns, patches, gradients, _] = lengths(channels);
+    fn new(scratch: &'a mut [f32], tiling: Tiling) -> Self {
+        assert_eq!(scratch.len(), scratch_len(tiling));
+        let [outside, columns, patches, gradients, _] = lengths(tiling);
         let (scratch, _) = scratch.as_chunks_mut();
         let (outside, scratch) = scratch.split_at_mut(outside);
         outside.fill([0.0; LANES]);
