@@ -54,20 +54,20 @@ export interface ConvolutionWay {
 const WINOGRAD_CHANNELS = 16;
 const WINOGRAD_PIXELS = 16;
 
-// Values of a packed kernel that a second-level cache holds.
-const MOST_PACKED = 262_144;
-// In training, by the layer's output.
-const MOST_PACKED_IN_TRAINING = 1.5;
+// Values of a packed kernel of all kinds of tiles: as a second-level cache holds.
+const MOST_OF_ALL_KINDS = 262_144;
+// Values of any packed kernel in training, by the layer's output.
+const MOST_IN_TRAINING = 1.5;
 
 /** The faster way. It does not depend on the number of images, so that one packed kernel serves plans of every batch. */
 export function inferenceWay(convolution: ConvolutionSizes): ConvolutionWay {
-  return paysByTiles(convolution) ? winograd(MOST_PACKED) : direct;
+  return paysByTiles(convolution) ? winograd(Number.POSITIVE_INFINITY) : direct;
 }
 
 /** The faster way that keeps within a training session's memory: a transformed kernel is at least 16/9 of a kernel. */
 export function trainingWay(convolution: ConvolutionSizes): ConvolutionWay {
-  const most = Math.min(MOST_PACKED, MOST_PACKED_IN_TRAINING * outputLength(convolution));
-  return paysByTiles(convolution) && kernelLength(convolution) <= outputLength(convolution) ? winograd(most) : direct;
+  const output = outputLength(convolution);
+  return paysByTiles(convolution) && kernelLength(convolution) <= output ? winograd(MOST_IN_TRAINING * output) : direct;
 }
 
 function paysByTiles({ window, filters }: ConvolutionSizes): boolean {
@@ -250,13 +250,18 @@ type Fours = readonly [number, number];
  * The ways to cut outputs into lines, by their work: fours where they fit and twos where not (three that are left make a four, with
  * less work than two twos), fours alone, twos alone, of which the first need transformed kernels of up to four kinds.
  */
-function cuts({ outHeight, outWidth }: Window): readonly Fours[] {
-  const ways: readonly ((outputs: number) => number)[] = [
-    (outputs) => Math.floor((outputs + 1) / 4),
-    (outputs) => Math.ceil(outputs / 4),
-    () => 0,
-  ];
-  return ways.map((fours) => [fours(outHeight), fours(outWidth)]);
+function cuts({ outHeight, outWidth }: Window): readonly [Fours, Fours, Fours] {
+  const of = (fours: (outputs: number) => number): Fours => [fours(outHeight), fours(outWidth)];
+  return [of((outputs) => Math.floor((outputs + 1) / 4)), of((outputs) => Math.ceil(outputs / 4)), of(() => 0)];
+}
+
+// Of the products of tiles of 2×2: more of them, in tiles of 4×4 that lie partly outside, cost as much time.
+const LARGE_PAYS = 0.82;
+
+/** Products for each pair of channels of an image. */
+function products({ outHeight, outWidth }: Window, [high, wide]: Fours): number {
+  const line = (outputs: number, fours: number) => 6 * fours + 4 * Math.max(0, ceilDiv(outputs - 4 * fours, 2));
+  return line(outHeight, high) * line(outWidth, wide);
 }
 
 /** Points of each kind of lines that so many outputs are cut into: six of fours, four of twos. */
@@ -273,9 +278,11 @@ function tilePoints({ outHeight, outWidth }: Window, [high, wide]: Fours): reado
 export function winograd(most: number): ConvolutionWay {
   const foursOf = (convolution: ConvolutionSizes) => {
     const { channels } = convolution.window;
-    const all = cuts(convolution.window);
-    const fits = (fours: Fours) => packedLength(convolution, fours, channels, convolution.filters) <= most;
-    return all.find(fits) ?? (all[all.length - 1] as Fours);
+    const [mixed, large, small] = cuts(convolution.window);
+    const length = (fours: Fours) => packedLength(convolution, fours, channels, convolution.filters);
+    if (length(mixed) <= Math.min(most, MOST_OF_ALL_KINDS)) return mixed;
+    const pays = products(convolution.window, large) <= LARGE_PAYS * products(convolution.window, small);
+    return pays && length(large) <= most ? large : small;
   };
   return {
     forward(convolution, { y, x, kernel, bias }, { kind, p0, p1 }) {
