@@ -385,12 +385,15 @@ function gradientLength({ window, filters }: ConvolutionSizes, points: number): 
   return most + Math.max(points, OF_A_ROW) * most + points * (block + gapped(inputs * outputs));
 }
 
+// Images that fill groups of tiles, where there are few tiles of a kind in an image: 8 images of 14×14×16 × 0.88.
+const FEWEST_IMAGES = 2;
+
 /** Scratch for a convolution that reads images of `channels`, and the images that share a part of it. */
 function winogradScratch(convolution: Convolution, channels: number) {
   const { program, name, images } = convolution;
   const depth = wholeVectors(channels);
   const length = depth + MOST_POINTS * (depth + GROUP * gapped(depth) + 2 * PITCH);
-  const perPart = imagesPerPart(images, length, outputLength(convolution));
+  const perPart = Math.max(FEWEST_IMAGES, imagesPerPart(images, length, outputLength(convolution)));
   return { scratch: program.workspace(`${name}/scratch`, 4 * length * ceilDiv(images, perPart)), perPart };
 }
 
