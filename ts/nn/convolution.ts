@@ -381,7 +381,7 @@ function packedLength({ window }: ConvolutionSizes, fours: Fours, from: number, 
 function gradientLength({ window, filters }: ConvolutionSizes, points: number): number {
   const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
   const most = Math.max(inputs, outputs);
-  const block = GRADIENT_BLOCK * (gapped(inputs) + gapped(outputs));
+  const block = gapped(GRADIENT_BLOCK * inputs) + gapped(GRADIENT_BLOCK * outputs);
   return most + Math.max(points, OF_A_ROW) * most + points * (block + gapped(inputs * outputs));
 }
 

@@ -32,9 +32,9 @@ struct Scratch<'a> {
     outside: &'a mut [Vector],
     /// A tile's columns when they are transformed; \[row\]\[column\]\[out / 4\] of a row of sums.
     columns: &'a mut [Vector],
-    /// \[point\]\[in / 4 and a gap\]\[tile\].
+    /// \[point\]\[tile, and a gap\]\[in / 4\].
     patches: &'a mut [Vector],
-    /// \[point\]\[out / 4 and a gap\]\[tile\].
+    /// \[point\]\[tile, and a gap\]\[out / 4\].
     gradients: &'a mut [Vector],
     /// \[point\]\[in, and a gap\]\[out / 4\].
     sums: &'a mut [Vector],
@@ -54,8 +54,13 @@ fn lengths(tiling: Tiling) -> [usize; 5] {
     let points = tiling.grids().map(Grid::points).max().unwrap_or(0);
     let [inputs, outputs] = vectors(channels);
     let most = inputs.max(outputs);
-    let [patches, gradients] = [inputs, outputs].map(|vectors| points * stride(vectors) * BLOCK);
+    let [patches, gradients] = [inputs, outputs].map(|vectors| points * block_len(vectors));
     [most, points.max(OF_A_ROW) * most, patches, gradients, points * matrix_len(channels)]
+}
+
+/// Vectors of a block's tiles at a point, and a gap.
+fn block_len(vectors: usize) -> usize {
+    stride(BLOCK * vectors)
 }
 
 /// Vectors of the sums at a point, and a gap.
@@ -121,11 +126,11 @@ impl<'a> Scratch<'a> {
         let g = grid.g;
         let [inputs, outputs] = vectors([g.in_channels, g.out_channels]);
         let place = grid.place(tile);
-        let steps = |vectors| [stride(vectors) * BLOCK, BLOCK];
+        let steps = |vectors| [block_len(vectors), 1];
         let (lines, of_x, of_dy) = (grid.lines, grid.inputs(place), grid.outputs(place));
         let scratch = [&mut *self.outside, &mut *self.columns];
-        transform_tile(Matrix::Patch, lines, &of_x, x, scratch, &mut self.patches[t..], steps(inputs));
-        let (scratch, to) = ([&mut *self.outside, &mut *self.columns], &mut self.gradients[t..]);
+        transform_tile(Matrix::Patch, lines, &of_x, x, scratch, &mut self.patches[t * inputs..], steps(inputs));
+        let (scratch, to) = ([&mut *self.outside, &mut *self.columns], &mut self.gradients[t * outputs..]);
         transform_tile(Matrix::OutputGradients, lines, &of_dy, dy, scratch, to, steps(outputs));
     }
 
@@ -135,13 +140,12 @@ impl<'a> Scratch<'a> {
         let channels = [grid.g.in_channels, grid.g.out_channels];
         let [inputs, outputs] = vectors(channels);
         for (point, sums) in self.sums.chunks_exact_mut(matrix_len(channels)).enumerate().take(grid.points()) {
-            let patches = self.patches[point * stride(inputs) * BLOCK..].chunks_exact(BLOCK);
-            for (x, sums) in patches.zip(sums.chunks_exact_mut(LANES * outputs)) {
-                let gradients = self.gradients[point * stride(outputs) * BLOCK..].chunks_exact(2 * BLOCK);
-                for (dy, panel) in gradients.zip(0..outputs / 2) {
-                    let (low, high) = dy.split_at(BLOCK);
-                    let (x, dy) = (&x[..tiles], [&low[..tiles], &high[..tiles]]);
-                    add_product(&mut sums[2 * panel..], outputs, x, dy, first);
+            let x = &self.patches[point * block_len(inputs)..][..tiles * inputs];
+            let dy = &self.gradients[point * block_len(outputs)..][..tiles * outputs];
+            for (v, sums) in sums.chunks_exact_mut(LANES * outputs).enumerate() {
+                for panel in 0..outputs / 2 {
+                    let pairs = x.chunks_exact(inputs).zip(dy.chunks_exact(outputs));
+                    add_product(&mut sums[2 * panel..], outputs, pairs, [v, 2 * panel], first);
                 }
             }
         }
@@ -171,14 +175,20 @@ impl<'a> Scratch<'a> {
     }
 }
 
-/// Four rows of sums, `pitch` apart, eight channels.
+/// Four rows of sums, `pitch` apart, eight channels: of vector x of the tiles' patches and vectors dy and dy + 1 of their gradients.
 #[inline(always)]
-fn add_product(to: &mut [Vector], pitch: usize, x: &[Vector], [low, high]: [&[Vector]; 2], first: bool) {
+fn add_product<'a>(
+    to: &mut [Vector],
+    pitch: usize,
+    tiles: impl Iterator<Item = (&'a [Vector], &'a [Vector])>,
+    [x, dy]: [usize; 2],
+    first: bool,
+) {
     let mut sums = [[F32x4::zero(); 2]; LANES];
-    for ((x, low), high) in x.iter().zip(low).zip(high) {
-        let dy = [F32x4::load(low), F32x4::load(high)];
+    for (patch, gradients) in tiles {
+        let dy = [F32x4::load(&gradients[dy]), F32x4::load(&gradients[dy + 1])];
         for (c, sums) in sums.iter_mut().enumerate() {
-            let x = F32x4::splat(x[c]);
+            let x = F32x4::splat(patch[x][c]);
             *sums = [x.mul_add(dy[0], sums[0]), x.mul_add(dy[1], sums[1])];
         }
     }
