@@ -155,6 +155,12 @@ mod body {
             let high = i64x2_shuffle::<1, 1>(self.0, self.0);
             [F64x2(f64x2_promote_low_f32x4(self.0)), F64x2(f64x2_promote_low_f32x4(high))]
         }
+        /// f64 lanes, rounded, in order; −0 becomes 0. Added up, because LLVM takes what is only moved apart into single lanes.
+        #[inline(always)]
+        pub fn narrow([low, high]: [F64x2; 2]) -> Self {
+            let high = f32x4_demote_f64x2_zero(high.0);
+            Self(f32x4_add(f32x4_demote_f64x2_zero(low.0), i64x2_shuffle::<1, 0>(high, high)))
+        }
     }
 
     impl F64x2 {
@@ -174,13 +180,6 @@ mod body {
             let x: &[f64; 2] = x[..2].try_into().unwrap();
             // SAFETY: `x` is a reference to 16 readable bytes; v128.load needs no alignment.
             Self(unsafe { v128_load(x.as_ptr().cast()) })
-        }
-        /// Writes the lanes, rounded, to the first two values of `y`. LLVM takes four of them in one vector apart, lane by lane.
-        #[inline(always)]
-        pub fn store_narrow(self, y: &mut [f32]) {
-            let y: &mut [f32; 2] = (&mut y[..2]).try_into().unwrap();
-            // SAFETY: `y` is a reference to 8 writable bytes; v128.store64_lane needs no alignment.
-            unsafe { v128_store64_lane::<0>(f32x4_demote_f64x2_zero(self.0), y.as_mut_ptr().cast()) }
         }
         /// Writes the lanes to the first two values of `y`.
         #[inline(always)]
@@ -400,6 +399,12 @@ mod body {
             let [a, b, c, d] = self.0.map(f64::from);
             [F64x2([a, b]), F64x2([c, d])]
         }
+        /// f64 lanes, rounded, in order; −0 becomes 0.
+        #[inline(always)]
+        pub fn narrow([low, high]: [F64x2; 2]) -> Self {
+            let [[a, b], [c, d]] = [low.0, high.0].map(|v| v.map(|v| v as f32 + 0.0));
+            Self([a, b, c, d])
+        }
     }
 
     impl F64x2 {
@@ -417,11 +422,6 @@ mod body {
         #[inline(always)]
         pub fn load(x: &[f64]) -> Self {
             Self(x[..2].try_into().unwrap())
-        }
-        /// Writes the lanes, rounded, to the first two values of `y`.
-        #[inline(always)]
-        pub fn store_narrow(self, y: &mut [f32]) {
-            y[..2].copy_from_slice(&self.0.map(|v| v as f32));
         }
         /// Writes the lanes to the first two values of `y`.
         #[inline(always)]

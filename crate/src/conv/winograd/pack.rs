@@ -6,7 +6,7 @@
 use super::transform::{Line, kernel_of_four, kernel_of_two};
 use super::{Tiling, depth};
 use crate::conv::tile::WIDTH;
-use crate::simd::F64x2;
+use crate::simd::{F32x4, F64x2, LANES};
 
 /// Eight weights in f64.
 type Weights = [[f64; 2]; WIDTH / 2];
@@ -97,10 +97,11 @@ fn transform_row<const N: usize>(
     to: &mut [[f32; WIDTH]],
     stride: usize,
 ) {
-    for (v, ((a, b), c)) in taps[0].iter().zip(&taps[1]).zip(&taps[2]).enumerate() {
-        let values = line([F64x2::load(a), F64x2::load(b), F64x2::load(c)]);
-        for (i, value) in values.into_iter().enumerate() {
-            value.store_narrow(&mut to[i * stride][2 * v..]);
+    for v in 0..WIDTH / LANES {
+        let half = |v: usize| line([F64x2::load(&taps[0][v]), F64x2::load(&taps[1][v]), F64x2::load(&taps[2][v])]);
+        let (low, high) = (half(2 * v), half(2 * v + 1));
+        for i in 0..N {
+            F32x4::narrow([low[i], high[i]]).store(&mut to[i * stride][v * LANES..]);
         }
     }
 }
