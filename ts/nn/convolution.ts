@@ -195,18 +195,15 @@ export function emitWinnersGradient(
     readonly x: Region;
   },
 ): void {
-  const { program, name, images } = convolution;
+  const { program, images } = convolution;
   const { dkernel, dbias, dpooled, winners, x } = regions;
-  const image = outputLength(convolution) / images;
-  const perPart = imagesPerPart(images, kernelLength(convolution) + image, outputLength(convolution));
+  const perPart = imagesPerPart(images, kernelLength(convolution), outputLength(convolution));
   const partials = gradientPartials(convolution, perPart, dkernel, dbias);
-  const scratch = program.workspace(`${name}/gradient of an image`, 4 * partials.parts * image);
   program.call(
     "conv2d_winners_backward",
     partials.parts,
     partials.dkernels,
     partials.dbiases,
-    scratch,
     dpooled,
     winners,
     x,

@@ -251,12 +251,11 @@ pub fn conv2d_winners(
 }
 
 /// The partial dkernel and dbias (0: not wanted) of each `images_per_chunk` of `images` images, from the gradient of the pooled
-/// values and their winners; `scratch` holds an image of the convolution's output for each chunk. `sum_partials` adds them up.
+/// values and their winners. `sum_partials` adds them up.
 #[wasm_bindgen]
 pub fn conv2d_winners_backward(
     dkernel_partials: u32,
     dbias_partials: u32,
-    scratch: u32,
     dpooled: u32,
     winners: u32,
     x: u32,
@@ -298,13 +297,12 @@ pub fn conv2d_winners_backward(
         let bias_at = if dbias_partials == 0 { 0 } else { dbias_partials + chunk * 4 * out_channels };
         let outputs = of(g.pooled_len());
         // SAFETY: the promise of crate::abi.
-        let (dkernel, dbias, scratch, dpooled, winners, x) = unsafe {
+        let (dkernel, dbias, dpooled, winners, x) = unsafe {
             let (dkernel, dbias) =
                 (part_mut(dkernel_partials, &own(g.kernel_len())), optional_mut(bias_at, g.out_channels));
-            let scratch = part_mut(scratch, &own(g.output_len()));
-            (dkernel, dbias, scratch, part(dpooled, &outputs), part(winners, &outputs), part(x, &of(g.input_len())))
+            (dkernel, dbias, part(dpooled, &outputs), part(winners, &outputs), part(x, &of(g.input_len())))
         };
-        winners::kernel_gradient(dkernel, dbias, scratch, dpooled, winners, x, g);
+        winners::kernel_gradient(dkernel, dbias, dpooled, winners, x, g);
     }
 }
 

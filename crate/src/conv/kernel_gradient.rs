@@ -20,7 +20,7 @@ pub const BLOCK: usize = 128;
 const WEIGHTS: usize = 4;
 
 /// A block of eight channels of dy.
-type Block = [[f32; WIDTH]; BLOCK];
+pub(super) type Block = [[f32; WIDTH]; BLOCK];
 
 /// The partial of each `images_per_chunk` images (the last chunk may have fewer).
 pub fn kernel_gradient(
@@ -43,19 +43,22 @@ pub fn kernel_gradient(
         let chunk = image / images_per_chunk;
         let dkernel = &mut dkernel[chunk * g.kernel_len()..][..g.kernel_len()];
         let dbias = if dbias.is_empty() { &mut [] } else { &mut dbias[chunk * g.out_channels..][..g.out_channels] };
-        add_image(dkernel, dbias, dy, x, g);
+        add_image(dkernel, dbias, x, g, &mut |block, pixels, channels| copy(block, dy, pixels, channels, g));
     }
 }
 
 /// A rectangle of pixels of y.
 #[derive(Clone)]
-struct Rectangle {
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub(super) struct Rectangle {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
 }
 
+/// Writes dy of these pixels and up to eight of their channels, row by row, filled up with zeros.
+pub(super) type Fill<'a> = dyn FnMut(&mut Block, &Rectangle, Range<usize>) + 'a;
+
 /// Adds an image's share.
-pub(super) fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &[f32], g: Geometry) {
+pub(super) fn add_image(dkernel: &mut [f32], dbias: &mut [f32], x: &[f32], g: Geometry, fill: &mut Fill) {
     let block_w = g.out_w.min(BLOCK);
     let block_h = BLOCK / block_w;
     let mut block = [[0.0; WIDTH]; BLOCK];
@@ -65,7 +68,7 @@ pub(super) fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &
                 Rectangle { rows: row..g.out_h.min(row + block_h), columns: column..g.out_w.min(column + block_w) };
             for o in (0..g.out_channels).step_by(WIDTH) {
                 let width = WIDTH.min(g.out_channels - o);
-                copy(&mut block, dy, &pixels, o..o + width, g);
+                fill(&mut block, &pixels, o..o + width);
                 if !dbias.is_empty() {
                     add_bias(&mut dbias[o..o + width], &block[..pixels.rows.len() * pixels.columns.len()]);
                 }
@@ -75,7 +78,7 @@ pub(super) fn add_image(dkernel: &mut [f32], dbias: &mut [f32], dy: &[f32], x: &
     }
 }
 
-/// Eight channels of the pixels of a block, row by row, filled up with zeros.
+/// As [`Fill`], from an image of dy.
 fn copy(block: &mut Block, dy: &[f32], pixels: &Rectangle, channels: Range<usize>, g: Geometry) {
     let mut at = 0;
     for row in pixels.rows.clone() {

@@ -1,7 +1,8 @@
 //! Training of a convolution that only a 2×2 max pooling reads, where nobody wants dx: a first layer's. What the convolution makes,
 //! the largest thing in memory by far, is never there as a whole: forward leaves the pooled values and, for each, its *winner*, the
 //! position of the window that takes its gradient (0 to 3 row by row, the first among equals), or 4 where the activation, a clamp,
-//! has slope 0 and none does. Backward spreads the gradient of one image by them and adds up the kernel's gradient of that.
+//! has slope 0 and none does. Backward spreads the gradient by them, a block of pixels and eight channels at a time, and adds up the kernel's
+//! gradient of that.
 //!
 //! A window's four pixels are the four of the direct tile, so each sum is the chain of [`super::tile`], with its error; pooled
 //! values and gradients have the bits of convolution, pooling and their backward passes one after the other.
@@ -9,13 +10,14 @@
 //! Traffic: forward reads x and writes two values for each four of y; backward reads them back and x again.
 
 use super::Geometry;
-use super::kernel_gradient::add_image;
+use super::kernel_gradient::{Block, Rectangle, add_image};
 use super::pack::packed_len;
 use super::pooled::{gather_inside, sums};
 use super::tile::{GATHERED, PIXELS, WIDTH};
 use crate::epilogue::Fused;
-use crate::pool::{for_vectors, load, store};
+use crate::pool::{load, store};
 use crate::simd::{F32x4, LANES};
+use core::ops::Range;
 
 /// The winner of a value whose gradient nobody takes.
 const NOBODY: f32 = PIXELS as f32;
@@ -82,11 +84,10 @@ fn finish_panel(pooled: &mut [f32], winners: &mut [f32], sums: [[F32x4; PIXELS];
     }
 }
 
-/// dw and, where not empty, db of the images of x, from the gradient of the pooled values; `scratch` holds an image of y.
+/// dw and, where not empty, db of the images of x, from the gradient of the pooled values.
 pub fn kernel_gradient(
     dkernel: &mut [f32],
     dbias: &mut [f32],
-    scratch: &mut [f32],
     dpooled: &[f32],
     winners: &[f32],
     x: &[f32],
@@ -95,35 +96,37 @@ pub fn kernel_gradient(
     check(g);
     let len = g.pooled_len();
     assert!(dkernel.len() == g.kernel_len() && (dbias.is_empty() || dbias.len() == g.out_channels));
-    assert!(scratch.len() == g.output_len() && dpooled.len() == winners.len());
-    assert!(x.len() * len == dpooled.len() * g.input_len());
+    assert!(dpooled.len() == winners.len() && x.len() * len == dpooled.len() * g.input_len());
     dkernel.fill(0.0);
     dbias.fill(0.0);
     let images = dpooled.chunks_exact(len).zip(winners.chunks_exact(len));
     for ((dpooled, winners), x) in images.zip(x.chunks_exact(g.input_len())) {
-        spread(scratch, dpooled, winners, g);
-        add_image(dkernel, dbias, scratch, x, g);
+        add_image(dkernel, dbias, x, g, &mut |block, pixels, channels| {
+            spread(block, dpooled, winners, pixels, channels, g);
+        });
     }
 }
 
-/// The gradient of an image of y: a value for each four is not 0.
-fn spread(dy: &mut [f32], dpooled: &[f32], winners: &[f32], g: Geometry) {
-    let (channels, row) = (g.out_channels, g.out_w * g.out_channels);
-    let pooled_row = row / 2;
-    let read = dpooled.chunks_exact(pooled_row).zip(winners.chunks_exact(pooled_row));
-    for (dy, (dpooled, winners)) in dy.chunks_exact_mut(2 * row).zip(read) {
-        let (top, bottom) = dy.split_at_mut(row);
-        let windows = top.chunks_exact_mut(2 * channels).zip(bottom.chunks_exact_mut(2 * channels));
-        let read = dpooled.chunks_exact(channels).zip(winners.chunks_exact(channels));
-        for ((top, bottom), (dpooled, winners)) in windows.zip(read) {
-            for_vectors!(channels, |at: usize, len: usize| {
-                let (d, winner) = (load(&dpooled[at..], len), load(&winners[at..], len));
-                let of = |position: f32| winner.equal(F32x4::splat(position)).select(d, F32x4::zero());
-                store(of(0.0), &mut top[at..], len);
-                store(of(1.0), &mut top[channels + at..], len);
-                store(of(2.0), &mut bottom[at..], len);
-                store(of(3.0), &mut bottom[channels + at..], len);
-            });
+/// The gradient of some of an image's outputs: a value for each four is not 0.
+fn spread(
+    block: &mut Block,
+    dpooled: &[f32],
+    winners: &[f32],
+    pixels: &Rectangle,
+    channels: Range<usize>,
+    g: Geometry,
+) {
+    let mut blocks = block.iter_mut();
+    for row in pixels.rows.clone() {
+        for (column, dy) in pixels.columns.clone().zip(&mut blocks) {
+            let window = (row / 2 * (g.out_w / 2) + column / 2) * g.out_channels;
+            let position = F32x4::splat((row % 2 * 2 + column % 2) as f32);
+            let [d, winners] = [dpooled, winners].map(|values| &values[window..][channels.clone()]);
+            for (half, dy) in dy.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                let [d, winner] =
+                    [d, winners].map(|values| F32x4::load_up_to(values.get(half * LANES..).unwrap_or(&[])));
+                winner.equal(position).select(d, F32x4::zero()).store(dy);
+            }
         }
     }
 }
@@ -197,8 +200,7 @@ pub mod cases {
                 }
 
                 let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
-                let mut scratch = vec![f32::NAN; g.output_len()];
-                kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, &dpooled, &winners, &x, g);
+                kernel_gradient(&mut dkernel, &mut dbias, &dpooled, &winners, &x, g);
                 let (_, want, want_bias) = oracle::conv_gradient(&dy, &widen(&x), &widen(&kernel), g);
                 let magnitudes: Vec<f64> = dy.iter().map(|d| d.abs()).collect();
                 let (_, bound, bias_bound) = oracle::conv_gradient(&magnitudes, &abs(&x), &abs(&kernel), g);
@@ -240,8 +242,7 @@ mod tests {
                 assert_eq!(pooled, want, "{g:?}");
 
                 let (mut dkernel, mut dbias) = (vec![f32::NAN; g.kernel_len()], vec![f32::NAN; g.out_channels]);
-                let mut scratch = vec![f32::NAN; g.output_len()];
-                kernel_gradient(&mut dkernel, &mut dbias, &mut scratch, &dpooled, &winners, &x, g);
+                kernel_gradient(&mut dkernel, &mut dbias, &dpooled, &winners, &x, g);
                 let mut dy = vec![f32::NAN; y.len()];
                 crate::pool::backward(&mut dy, &dpooled, &y, &pooled, pool(g));
                 activation::backward_from_output(&mut dy, &y, f.kind, f.p0, f.p1);

@@ -9,7 +9,7 @@
 //! each value once, in the first-level cache; a line's values are in registers. So one pair of passes serves tiles of all
 //! four kinds, in less code and time than a whole tile of 36 vectors, for which there are no registers.
 
-use crate::simd::{F32x4, F64x2, LANES};
+use crate::simd::{F32x4, F64x2, LANES, Rows};
 use core::array::from_fn;
 use core::ops::{Add, Sub};
 
@@ -141,16 +141,17 @@ fn pass<const I: usize, const O: usize>(
     line: impl Fn([F32x4; I]) -> [F32x4; O],
     from: &Streams,
     to: &mut [Vector],
-    [stride, step]: [usize; 2],
+    steps: [usize; 2],
 ) {
     let count = from[0].len();
     let from: [&[Vector]; I] = from_fn(|i| &from[i][..count]);
-    for v in 0..count {
+    let mut to = Rows::<O>::new(to, steps, count);
+    (0..count).for_each(|v| {
         let values = line(from_fn(|i| F32x4::load(&from[i][v])));
         for (i, value) in values.into_iter().enumerate() {
-            value.store(&mut to[i * stride + v * step]);
+            to.store(i, v, value);
         }
-    }
+    });
 }
 
 /// G·g of [`Line::Two`] for taps g.
