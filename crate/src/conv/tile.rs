@@ -210,7 +210,7 @@ fn store_narrow(y: &mut [f32], [low, high]: [F32x4; 2], width: usize) {
 
 /// The last panel's bias.
 #[inline(never)]
-fn narrow(bias: &[f32]) -> [F32x4; 2] {
+pub(super) fn narrow(bias: &[f32]) -> [F32x4; 2] {
     halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0)))
 }
 

@@ -13,7 +13,7 @@ use super::Geometry;
 use super::kernel_gradient::{Block, Rectangle, add_image};
 use super::pack::packed_len;
 use super::pooled::{gather_inside, sums};
-use super::tile::{GATHERED, PIXELS, WIDTH};
+use super::tile::{GATHERED, PIXELS, WIDTH, halves, narrow};
 use crate::epilogue::Fused;
 use crate::pool::{load, store};
 use crate::simd::{F32x4, LANES};
@@ -116,16 +116,21 @@ fn spread(
     channels: Range<usize>,
     g: Geometry,
 ) {
-    let mut blocks = block.iter_mut();
-    for row in pixels.rows.clone() {
-        for (column, dy) in pixels.columns.clone().zip(&mut blocks) {
-            let window = (row / 2 * (g.out_w / 2) + column / 2) * g.out_channels;
-            let position = F32x4::splat((row % 2 * 2 + column % 2) as f32);
-            let [d, winners] = [dpooled, winners].map(|values| &values[window..][channels.clone()]);
-            for (half, dy) in dy.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let [d, winner] =
-                    [d, winners].map(|values| F32x4::load_up_to(values.get(half * LANES..).unwrap_or(&[])));
-                winner.equal(position).select(d, F32x4::zero()).store(dy);
+    // Blocks begin at even columns, and rows of y have an even number.
+    let (pairs, _) = block.as_chunks_mut::<2>();
+    let columns = pixels.columns.start / 2..pixels.columns.end / 2;
+    for (row, pairs) in pixels.rows.clone().zip(pairs.chunks_exact_mut(columns.len())) {
+        let positions = [0, 1].map(|column| F32x4::splat((row % 2 * 2 + column) as f32));
+        let first = (row / 2 * (g.out_w / 2) + columns.start) * g.out_channels + channels.start;
+        let read = dpooled[first..].chunks(g.out_channels).zip(winners[first..].chunks(g.out_channels));
+        for (pair, (d, winners)) in pairs.iter_mut().zip(read) {
+            let [d, winners] = match (d.first_chunk(), winners.first_chunk()) {
+                (Some(d), Some(winners)) if channels.len() == WIDTH => [halves(d), halves(winners)],
+                _ => [narrow(&d[..channels.len()]), narrow(&winners[..channels.len()])],
+            };
+            for (dy, position) in pair.iter_mut().zip(positions) {
+                winners[0].equal(position).select(d[0], F32x4::zero()).store(dy);
+                winners[1].equal(position).select(d[1], F32x4::zero()).store(&mut dy[LANES..]);
             }
         }
     }
