@@ -2,15 +2,11 @@
 // themselves meet their oracle in the crate.
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test, vi } from "vitest";
-import {
-  type Convolution,
-  type ConvolutionWay,
-  direct,
-  inferenceWay,
-  trainingWay,
-  winograd,
-} from "../ts/nn/convolution.js";
+import { inferenceWay, trainingWay } from "../ts/nn/convolution.js";
+import type { Convolution, ConvolutionWay } from "../ts/nn/convolution-way.js";
+import { direct } from "../ts/nn/direct-convolution.js";
 import { resolveWindow } from "../ts/nn/geometry.js";
+import { winograd } from "../ts/nn/winograd.js";
 import { activationCode } from "../ts/runtime/activation.js";
 import { Program, type Region } from "../ts/runtime/program.js";
 import { Random } from "../ts/runtime/random.js";

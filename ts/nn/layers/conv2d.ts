@@ -2,15 +2,8 @@ import { type ActivationCode, frozenActivation } from "../../runtime/activation.
 import { checkBoolean, checkInteger } from "../../runtime/check.js";
 import type { Region } from "../../runtime/program.js";
 import { type Shape, sizeOf } from "../../runtime/shape.js";
-import {
-  type Convolution,
-  type ConvolutionSizes,
-  type ConvolutionWay,
-  emitWinners,
-  emitWinnersGradient,
-  inferenceWay,
-  trainingWay,
-} from "../convolution.js";
+import { emitWinners, emitWinnersGradient, inferenceWay, trainingWay } from "../convolution.js";
+import type { Convolution, ConvolutionSizes, ConvolutionWay } from "../convolution-way.js";
 import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
 import {
   type Emission,

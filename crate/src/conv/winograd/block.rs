@@ -24,6 +24,7 @@ pub struct Block<'a> {
     values: &'a mut [Vector],
     /// \[point\]\[tile\]\[8 channels\].
     pub products: &'a mut [Vector],
+    /// What is between the two passes over products.
     via: &'a mut [Vector],
 }
 

@@ -1,16 +1,16 @@
 //! dx = Σ over tiles of B·((G·g·Gᵀ) ⊙ (A·dy·Aᵀ))·Bᵀ: the transpose of the forward pass.
 //!
-//! As many products as forward. (As a forward pass over dy framed by zeros it would have a tile for each 2×2 of x: 36 in
-//! place of 25 where 12×12 pixels make 10×10.) Eight tiles at a time as in [`super::convolve`]; what each of the 16 pixels of a
-//! patch takes is added to dx, whose image is in the first-level cache.
+//! As many products as forward. (As a forward pass over dy framed by zeros it would have tiles for each pixel of x: 144 pixels in
+//! place of 100 where 12×12 pixels make 10×10.) A block of tiles at a time as in [`super::convolve`]; what each pixel of a patch
+//! takes is added to dx, whose image is in the first-level cache.
 //!
-//! Traffic: dy is read once, the packed kernel once for each eight tiles; dx is written once and read and written four times
-//! over, from cache.
+//! Traffic: dy is read once, the packed kernel once for each block; dx is written once, and read and written 2.25 times over by
+//! tiles of 4×4, four times by those of 2×2, from cache. 0.6 of the multiply-add limit for 10×10 outputs, 32 to 64 channels.
 //!
 //! # Error
-//! A pixel is in four patches at most. What they add up to has magnitudes of at most (7 + 1)² = 64 times the largest |w| times the
-//! largest |dy| of those tiles, for each of n output channels: 7 and 1 are the sums along a column of A, G and B. After n
-//! products stand 10 more roundings: |error| ≤ (n + 10)·2⁻²⁴·64·Σ over channels of max|w|·max|dy|.
+//! A pixel is in four patches at most. What they add up to has magnitudes of at most 21.2² = 449 (in tiles of 2×2 (7 + 1)² = 64) times
+//! the largest |w| times the largest |dy| of those tiles, for each of n output channels: 21.2, or 7 and 1, are the sums along a
+//! line of A, G and B. After n products stand 23 more roundings: |error| ≤ (n + 23)·2⁻²⁴·449·Σ over channels of max|w|·max|dy|.
 
 use super::block::{self, Block, pitch};
 use super::pack::panel_len;
