@@ -1,4 +1,5 @@
-//! [`super::pooled`] over one channel without padding, stride 1: the first convolution of networks that see grey images.
+//! The windows of [`super::pooled`] and [`super::winners`] over one channel without padding, stride 1: the first convolution of
+//! networks that see grey images.
 //!
 //! A window's patch is read in place, a tap a turn of the loop: two vectors of weights and four values of x for eight multiplies and
 //! additions, in the order in which every output sums its taps: the bits are [`super::tile`]'s. Unrolled, V8 loads all values
@@ -38,19 +39,25 @@ pub fn pool_image(y: &mut [f32], x: &[f32], panels: &[[f32; WIDTH]], bias: &[f32
 #[inline(never)]
 fn pool_row(y: &mut [f32], x: &[f32], panel: &[[f32; WIDTH]], [width, taps, channels]: [usize; 3], finish: Finish) {
     for (i, y) in y.chunks_mut(channels).enumerate() {
-        let mut sums = [[F32x4::zero(); 2]; OUTPUTS];
-        for (row, w) in panel.chunks_exact(taps).enumerate() {
-            let rows = &x[row * width + 2 * i..][..width + taps + 1];
-            let (top, bottom) = (&rows[..taps + 1], &rows[width..]);
-            for ((top, bottom), w) in top.windows(2).zip(bottom.windows(2)).zip(w) {
-                let w = halves(w);
-                for (sums, x) in sums.iter_mut().zip([top[0], top[1], bottom[0], bottom[1]]) {
-                    let x = F32x4::splat(x);
-                    *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
-                }
+        finish.store(y, sums(&x[2 * i..], panel, [width, taps]).map(largest));
+    }
+}
+
+/// The outputs of the window whose patch x begins with, without bias: four channels and four more.
+#[inline(always)]
+pub fn sums(x: &[f32], panel: &[[f32; WIDTH]], [width, taps]: [usize; 2]) -> [[F32x4; OUTPUTS]; 2] {
+    let mut sums = [[F32x4::zero(); 2]; OUTPUTS];
+    for (row, w) in panel.chunks_exact(taps).enumerate() {
+        let rows = &x[row * width..][..width + taps + 1];
+        let (top, bottom) = (&rows[..taps + 1], &rows[width..]);
+        for ((top, bottom), w) in top.windows(2).zip(bottom.windows(2)).zip(w) {
+            let w = halves(w);
+            for (sums, x) in sums.iter_mut().zip([top[0], top[1], bottom[0], bottom[1]]) {
+                let x = F32x4::splat(x);
+                *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
             }
         }
-        let [a, b, c, d] = sums;
-        finish.store(y, [largest([a[0], b[0], c[0], d[0]]), largest([a[1], b[1], c[1], d[1]])]);
     }
+    let [a, b, c, d] = sums;
+    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
 }

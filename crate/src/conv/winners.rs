@@ -13,6 +13,7 @@ use super::Geometry;
 use super::kernel_gradient::{Block, Rectangle, add_image};
 use super::pack::packed_len;
 use super::pooled::{gather_inside, sums};
+use super::single;
 use super::tile::{GATHERED, PIXELS, WIDTH, halves, narrow};
 use crate::epilogue::Fused;
 use crate::pool::{load, store};
@@ -49,6 +50,10 @@ pub fn forward(
     let mut values = [[0.0; PIXELS]; GATHERED];
     let values = &mut values[..terms];
     for ((pooled, winners), x) in images {
+        if single::fits(g) {
+            forward_single([pooled, winners], x, panels, bias, g, f);
+            continue;
+        }
         let pixels = pooled.chunks_exact_mut(g.out_channels).zip(winners.chunks_exact_mut(g.out_channels));
         for (window, (pooled, winners)) in pixels.enumerate() {
             let [row, column] = [window / (g.out_w / 2), window % (g.out_w / 2)];
@@ -59,6 +64,44 @@ pub fn forward(
                 finish_panel(&mut pooled[at..], &mut winners[at..], sums(values, panel), bias, f);
             }
         }
+    }
+}
+
+/// For an image of one channel: see [`single`].
+fn forward_single(
+    [pooled, winners]: [&mut [f32]; 2],
+    x: &[f32],
+    panels: &[[f32; WIDTH]],
+    bias: &[f32],
+    g: Geometry,
+    f: Fused,
+) {
+    let row = g.out_w / 2 * g.out_channels;
+    for (i, rows) in pooled.chunks_exact_mut(row).zip(winners.chunks_exact_mut(row)).enumerate() {
+        let x = &x[2 * i * g.in_w..];
+        for (at, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(g.kernel_h * g.kernel_w)) {
+            let bias = bias.get(at..).unwrap_or(&[]);
+            row_of_panel([&mut rows.0[at..], &mut rows.1[at..]], x, panel, bias, g, f);
+        }
+    }
+}
+
+/// Up to eight output channels of a row of windows.
+#[inline(never)]
+fn row_of_panel(
+    [pooled, winners]: [&mut [f32]; 2],
+    x: &[f32],
+    panel: &[[f32; WIDTH]],
+    bias: &[f32],
+    g: Geometry,
+    f: Fused,
+) {
+    // From the panel's first channel on, the last window holds what is left of its channels.
+    let width = WIDTH.min((pooled.len() - 1) % g.out_channels + 1);
+    let windows = pooled.chunks_mut(g.out_channels).zip(winners.chunks_mut(g.out_channels));
+    for (i, (pooled, winners)) in windows.enumerate() {
+        let (pooled, winners) = (&mut pooled[..width], &mut winners[..width]);
+        finish_panel(pooled, winners, single::sums(&x[2 * i..], panel, [g.in_w, g.kernel_w]), bias, f);
     }
 }
 
