@@ -1,5 +1,6 @@
 // Several threads: the same bits, however many; and what becomes of calls whose thread ends.
 import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,6 +8,10 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Worker as NodeWorker } from "node:worker_threads";
 import { type Evenkeel, layers, load, type Model, StateError, sequential, type Tensor, WorkerError } from "evenkeel";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { instantiate } from "../ts/runtime/threads/instance.js";
+import { encodeCalls, type StartRequest } from "../ts/runtime/threads/messages.js";
+import { Control } from "../ts/runtime/threads/rounds.js";
+import { type SharedModule, withSharedMemory } from "../ts/runtime/threads/shared-module.js";
 import { bits, compiled, IMAGE, noise, noiseLabels, referenceModel, weightBits } from "./support/reference-model.js";
 import { reportedRun, type TrainingRun } from "./support/training-run.js";
 
@@ -279,6 +284,51 @@ test("a predictor of one sample needs no worker, not even for folding; one of ma
     model.predictor({ batchSize: BATCH }).run(x);
     expect(started).toHaveLength(1);
   });
+});
+
+/** The worker file as a thread that is sent `request`; the memory in it grows while the thread reads that. */
+async function startedWhileMemoryGrows(request: StartRequest): Promise<NodeWorker> {
+  const { Worker } = process.getBuiltinModule("node:worker_threads") as { Worker: typeof NodeWorker };
+  const worker = new Worker(new URL("../dist/evenkeel-worker.js", import.meta.url));
+  const begun = once(worker, "message");
+  // V8 takes the memory's length first, then reads what stands before the memory, and hears of growth from then on only.
+  worker.postMessage({ delay: Array.from({ length: 10_000_000 }, (_, i) => i), ...request });
+  await once(worker, "online");
+  request.memory.grow(1);
+  await begun;
+  return worker;
+}
+
+test("a thread reaches all of a memory that grew while it started", async () => {
+  const wasm = readFileSync(new URL("../dist/evenkeel.wasm", import.meta.url));
+  const { bytes, pages } = withSharedMemory(wasm) as SharedModule;
+  const memory = new WebAssembly.Memory({ initial: pages + 1, maximum: 65536, shared: true });
+  const module = await WebAssembly.compile(bytes);
+  const { names } = await instantiate(module, { memory });
+  const stackTop = memory.buffer.byteLength;
+  const control = new Control(1).buffer;
+  const worker = await startedWhileMemoryGrows({
+    kind: "start",
+    thread: 0,
+    threads: 1,
+    module,
+    memory,
+    control,
+    stackTop,
+    spins: 0,
+  });
+
+  // With nothing dropped a copy, by an instruction that compares with the length that the thread knows.
+  const size = 512;
+  const [x, y] = [2, 1].map((n) => new Float32Array(memory.buffer, memory.buffer.byteLength - 4 * n * size, size));
+  x.set(noise(size, 1));
+  const args = [y.byteOffset, x.byteOffset, size, 1, 1, 0, 0, 1];
+  const calls = encodeCalls([{ kernel: names.indexOf("dropout_forward"), chunks: 1, args }]);
+  const reply = once(worker, "message");
+  worker.postMessage({ kind: "run", id: 1, calls, alone: true });
+  expect(await reply).toEqual([{ kind: "done", id: 1 }]);
+  expect(y).toEqual(x);
+  await worker.terminate();
 });
 
 describe("without workers", () => {

@@ -32,6 +32,9 @@ async function start(request: StartRequest): Promise<void> {
   const control = new Control(threads, buffer);
   try {
     instance = await instantiate(module, { memory, stackTop });
+    // V8 tells a thread of growth once it has received the memory, but its length is read a moment before: growth between the
+    // two stays unknown here, and copies and fills in what was added trap. To grow by nothing reads the length again.
+    memory.grow(0);
   } catch (error) {
     tell({ kind: "failed", message: messageOf(error) });
     return;
