@@ -275,6 +275,11 @@ mod body {
         pub fn and(self, b: Self) -> Self {
             Self(v128_and(self.0, b.0))
         }
+        /// −1 where the mask holds, else 0.
+        #[inline(always)]
+        pub fn to_bits(self) -> I32x4 {
+            I32x4(self.0)
+        }
     }
 }
 
@@ -514,6 +519,11 @@ mod body {
         #[inline(always)]
         pub fn and(self, b: Self) -> Self {
             Self(from_fn(|i| self.0[i] && b.0[i]))
+        }
+        /// −1 where the mask holds, else 0.
+        #[inline(always)]
+        pub fn to_bits(self) -> I32x4 {
+            I32x4(self.0.map(|v| -i32::from(v)))
         }
     }
 }

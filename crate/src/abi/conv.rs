@@ -98,8 +98,12 @@ pub fn conv2d_forward(
         let (y, x) = (part_mut(y, &images(begin, end, output_len)), part(x, &images(begin, end, g.input_len())));
         (y, x, slice(packed, packed_len), optional(bias, bias_classes as usize * g.out_channels))
     };
-    let convolve = if pool == 1 { forward } else { forward_pooled };
-    convolve(y, x, packed, bias, g, Fused { kind: activation, p0, p1 });
+    let f = Fused { kind: activation, p0, p1 };
+    if pool == 1 {
+        forward(y, x, packed, bias, g, f);
+    } else {
+        forward_pooled([y, &mut []], x, packed, bias, g, f);
+    }
 }
 
 /// dx from dy (of the pre-activation); a chunk is an image.

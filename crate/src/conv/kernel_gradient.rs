@@ -148,19 +148,36 @@ fn add_block(dkernel: &mut [f32], block: &Block, x: &[f32], pixels: &Rectangle, 
 
 /// The pixels of a tile, in x and in the block.
 #[derive(Clone, Copy)]
-struct Run {
-    rows: usize,
-    columns: usize,
-    x_row: usize,
-    x_column: usize,
-    block_row: usize,
+pub(super) struct Run {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) x_row: usize,
+    pub(super) x_column: usize,
+    pub(super) block_row: usize,
 }
 
 /// Where a tile is added: rows of `stride` weights, of which `width` belong to the tile.
-struct Weights<'a> {
-    dkernel: &'a mut [f32],
-    stride: usize,
-    width: usize,
+pub(super) struct Weights<'a> {
+    pub(super) dkernel: &'a mut [f32],
+    pub(super) stride: usize,
+    pub(super) width: usize,
+}
+
+impl Weights<'_> {
+    /// Adds to a weight's eight channels.
+    #[inline(always)]
+    pub(super) fn add(&mut self, weight: usize, sums: [F32x4; 2]) {
+        let dkernel = &mut self.dkernel[weight * self.stride..][..self.width];
+        if let Some(dkernel) = dkernel.first_chunk_mut::<WIDTH>() {
+            let (low, high) = dkernel.split_at_mut(LANES);
+            (F32x4::load(low) + sums[0]).store(low);
+            (F32x4::load(high) + sums[1]).store(high);
+        } else {
+            for (i, dkernel) in dkernel.iter_mut().enumerate() {
+                *dkernel += sums[i / LANES].to_array()[i % LANES];
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -175,7 +192,7 @@ fn multiply<const M: usize>(sums: &mut [[F32x4; 2]; M], dy: &[f32; WIDTH], x: &[
 
 /// M weights by eight channels: M values of x times eight of dy, over the pixels of `run`.
 #[inline(never)]
-fn tile<const M: usize>(to: Weights, block: &[[f32; WIDTH]], x: &[f32], run: Run) {
+pub(super) fn tile<const M: usize>(mut to: Weights, block: &[[f32; WIDTH]], x: &[f32], run: Run) {
     let mut sums = [[F32x4::zero(); 2]; M];
     let step = run.x_column;
     for row in 0..run.rows {
@@ -192,16 +209,7 @@ fn tile<const M: usize>(to: Weights, block: &[[f32; WIDTH]], x: &[f32], run: Run
             dy.iter().enumerate().for_each(|(i, dy)| multiply(&mut sums, dy, &x[i * step..]));
         }
     }
-    for (m, sums) in sums.iter().enumerate() {
-        let dkernel = &mut to.dkernel[m * to.stride..][..to.width];
-        if let Some(dkernel) = dkernel.first_chunk_mut::<WIDTH>() {
-            let (low, high) = dkernel.split_at_mut(LANES);
-            (F32x4::load(low) + sums[0]).store(low);
-            (F32x4::load(high) + sums[1]).store(high);
-        } else {
-            for (i, dkernel) in dkernel.iter_mut().enumerate() {
-                *dkernel += sums[i / LANES].to_array()[i % LANES];
-            }
-        }
+    for (m, sums) in sums.into_iter().enumerate() {
+        to.add(m, sums);
     }
 }

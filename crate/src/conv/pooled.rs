@@ -14,34 +14,39 @@ use super::window::{OUTPUTS, Window, largest};
 use crate::epilogue::Fused;
 use crate::simd::F32x4;
 
-/// For the images that x and y hold; `packed` and `bias` as in [`super::forward::forward`].
-pub fn forward_pooled(y: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
+/// For the images that x and y hold; `packed` and `bias` as in [`super::forward::forward`]. Where `winners` is not empty, whose
+/// windows are all plain: who won.
+pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
     let (output_len, taps) = (g.pooled_len(), g.kernel_h * g.kernel_w);
     let terms = taps * g.in_channels;
     assert!(x.len() * output_len == y.len() * g.input_len() && y.len().is_multiple_of(output_len));
     assert_eq!(packed.len(), packed_len(taps, g.in_channels, g.out_channels));
     assert!(g.takes_bias(bias) && terms <= GATHERED && f.is_clamp());
     let (panels, _) = packed.as_chunks::<WIDTH>();
+    let mapped = bias.len() > g.out_channels;
+    if !mapped && single::fits(g) {
+        return single::pool([y, winners], x, panels, bias, g, f);
+    }
     let mut values = [[0.0; PIXELS]; GATHERED];
     let values = &mut values[..terms];
-    let [_, columns] = g.windows();
-    let mapped = bias.len() > g.out_channels;
-    for (y, x) in y.chunks_exact_mut(output_len).zip(x.chunks_exact(g.input_len())) {
-        if !mapped && single::fits(g) {
-            single::pool_image(y, x, panels, bias, g, f.clamp());
-            continue;
-        }
-        for (i, y) in y.chunks_exact_mut(g.out_channels).enumerate() {
-            let window = Window::new([i / columns, i % columns], mapped, g);
-            gather(values, x, window, g);
-            for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
-                let (y, sums) = (&mut y[o..], sums(values, panel));
-                if window.plain {
-                    let finish = Finish::new(window.bias(bias, g.out_channels), f.clamp(), o, g.out_channels);
-                    finish.store(y, sums.map(largest));
-                } else {
-                    window.store(y, sums, bias, [o, g.out_channels], f.clamp());
-                }
+    let [rows, columns] = g.windows();
+    let mut winners = winners.chunks_exact_mut(g.out_channels);
+    for (i, y) in y.chunks_exact_mut(g.out_channels).enumerate() {
+        let (image, i) = (i / (rows * columns), i % (rows * columns));
+        let window = Window::new([i / columns, i % columns], mapped, g);
+        gather(values, &x[image * g.input_len()..][..g.input_len()], window, g);
+        let winners = winners.next().unwrap_or(&mut []);
+        for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
+            let (y, sums) = (&mut y[o..], sums(values, panel));
+            if !window.plain {
+                window.store(y, sums, bias, [o, g.out_channels], f.clamp());
+                continue;
+            }
+            let finish = Finish::new(window.bias(bias, g.out_channels), f.clamp(), o, g.out_channels);
+            if winners.is_empty() {
+                finish.store(y, sums.map(largest));
+            } else {
+                finish.store_winners([y, &mut winners[o..]], sums);
             }
         }
     }
@@ -49,7 +54,7 @@ pub fn forward_pooled(y: &mut [f32], x: &[f32], packed: &[f32], bias: &[f32], g:
 
 /// The sums of a window's outputs, four channels and four more. A call: of the caller's values too many would be in registers.
 #[inline(never)]
-pub(super) fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
+fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
     let mut sums = [[F32x4::zero(); 2]; PIXELS];
     add_terms(&mut sums, values, panel);
     let [a, b, c, d] = sums;
@@ -74,7 +79,7 @@ fn gather(values: &mut [[f32; PIXELS]], x: &[f32], window: Window, g: Geometry) 
 
 /// The same where every tap is inside x.
 #[inline(always)]
-pub(super) fn gather_inside(values: &mut [[f32; PIXELS]], x: &[f32], from: [[usize; 2]; PIXELS], g: Geometry) {
+fn gather_inside(values: &mut [[f32; PIXELS]], x: &[f32], from: [[usize; 2]; PIXELS], g: Geometry) {
     let Geometry { in_w, in_channels, .. } = g;
     let run = g.kernel_w * in_channels;
     let at = from.map(|[row, column]| (row * in_w + column) * in_channels);

@@ -161,7 +161,7 @@ impl Pixels {
 #[derive(Clone, Copy)]
 pub struct Finish {
     bias: [F32x4; 2],
-    clamp: Clamp,
+    pub(super) clamp: Clamp,
     width: usize,
 }
 
@@ -189,7 +189,12 @@ impl Finish {
     /// Writes a pixel's channels.
     #[inline(always)]
     pub fn store(self, y: &mut [f32], sums: [F32x4; 2]) {
-        let [low, high] = self.with_bias(sums).map(|v| self.clamp.apply(v));
+        self.put(y, self.with_bias(sums).map(|v| self.clamp.apply(v)));
+    }
+
+    /// Writes finished values.
+    #[inline(always)]
+    pub(super) fn put(self, y: &mut [f32], [low, high]: [F32x4; 2]) {
         if self.width == WIDTH {
             let y = &mut y[..WIDTH];
             low.store(y);

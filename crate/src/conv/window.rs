@@ -6,7 +6,7 @@
 use super::Geometry;
 use super::tile::{Finish, bias_of};
 use crate::epilogue::Clamp;
-use crate::simd::F32x4;
+use crate::simd::{F32x4, I32x4, Mask};
 
 /// Outputs of a window.
 pub const OUTPUTS: usize = 4;
@@ -72,6 +72,61 @@ impl Window {
             [outputs[0][p], outputs[1][p]] = finish.with_bias([sums[0][inside], sums[1][inside]]);
         }
         Finish::new(&[], clamp, o, channels).store(y, outputs.map(largest));
+    }
+}
+
+/// Which output of a window takes its gradient, as masks of lanes. In memory it is a word of 32 bits a lane, made and taken apart by
+/// shifts alone: constants, which V8 makes anew in each turn of a loop, would cost more.
+#[derive(Clone, Copy)]
+pub struct Winner {
+    bottom: I32x4,
+    right: I32x4,
+}
+
+// The lowest bit of where the masks' bits begin in a word; the last one is whether anybody takes the gradient.
+const BOTTOM: u32 = 17;
+const SOME: u32 = 15;
+
+impl Winner {
+    /// The largest output of a window without its bias, and which it is: row by row the first among equals.
+    #[inline(always)]
+    pub fn find([a, b, c, d]: [F32x4; OUTPUTS]) -> (F32x4, Self) {
+        let (top, bottom) = (a.larger(b), c.larger(d));
+        let below = top.less(bottom).to_bits();
+        let [upper, lower] = [a.less(b), c.less(d)].map(Mask::to_bits);
+        let right = upper.xor(upper.xor(lower).and(below));
+        (top.larger(bottom), Self { bottom: below, right })
+    }
+
+    /// Its word where the mask holds, elsewhere that of nobody.
+    #[inline(always)]
+    pub fn word(self, some: Mask) -> F32x4 {
+        let places = self.bottom.shift_left(BOTTOM).or(self.right.shift_right_logical(BOTTOM));
+        // A mask shifted left is the negative of its lowest bit.
+        F32x4::from_bits(places.wrapping_sub(some.to_bits().shift_left(SOME)))
+    }
+
+    /// The gradient of a window's outputs from that of its pooled value and the winner's word.
+    #[inline(always)]
+    pub fn share(word: F32x4, d: F32x4) -> [F32x4; OUTPUTS] {
+        let word = word.to_bits();
+        let mask = |from_top: u32| word.shift_left(from_top).shift_right(31);
+        let (right, d) = (mask(BOTTOM), d.to_bits().and(mask(31 - SOME)));
+        let bottom = d.and(word.shift_right(31));
+        let top = d.xor(bottom);
+        let [above, below] = [top, bottom].map(|d| d.and(right));
+        [top.xor(above), above, bottom.xor(below), below].map(F32x4::from_bits)
+    }
+}
+
+impl Finish {
+    /// Writes the largest sums of a pooling window, and their winners.
+    #[inline(always)]
+    pub fn store_winners(self, [pooled, winners]: [&mut [f32]; 2], sums: [[F32x4; OUTPUTS]; 2]) {
+        let found = sums.map(Winner::find);
+        let best = self.with_bias([found[0].0, found[1].0]);
+        self.put(pooled, best.map(|v| self.clamp.apply(v)));
+        self.put(winners, [0, 1].map(|i| found[i].1.word(self.clamp.between(best[i]))));
     }
 }
 

@@ -1,27 +1,24 @@
 //! Training of a convolution that only a 2×2 max pooling reads, where nobody wants dx: a first layer's. What the convolution makes,
 //! the largest thing in memory by far, is never there as a whole: forward leaves the pooled values and, for each, its *winner*, the
-//! position of the window that takes its gradient (0 to 3 row by row, the first among equals), or 4 where the activation, a clamp,
-//! has slope 0 and none does. Backward spreads the gradient by them, a block of pixels and eight channels at a time, and adds up the kernel's
+//! output of the window that takes its gradient (row by row the first among equals), or none where the activation, a clamp, has
+//! slope 0. Backward spreads the gradient by them, a block of pixels and eight channels at a time, and adds up the kernel's
 //! gradient of that.
 //!
-//! A window's four pixels are the four of the direct tile, so each sum is the chain of [`super::tile`], with its error; pooled
-//! values and gradients have the bits of convolution, pooling and their backward passes one after the other.
+//! 3×3 kernels over one channel go by [`single`]. Otherwise a window's four pixels are the four of the direct tile, so each sum is the
+//! chain of [`super::tile`], with its error; pooled values and gradients have the bits of convolution, pooling and their backward passes
+//! one after the other.
 //!
 //! Traffic: forward reads x and writes two values for each four of y; backward reads them back and x again.
 
 use super::Geometry;
 use super::kernel_gradient::{Block, Rectangle, add_image};
-use super::pack::packed_len;
-use super::pooled::{gather_inside, sums};
+use super::pooled::forward_pooled;
 use super::single;
-use super::tile::{GATHERED, PIXELS, WIDTH, halves, narrow};
+use super::tile::{GATHERED, WIDTH, halves, narrow};
+use super::window::Winner;
 use crate::epilogue::Fused;
-use crate::pool::{load, store};
-use crate::simd::{F32x4, LANES};
+use crate::simd::LANES;
 use core::ops::Range;
-
-/// The winner of a value whose gradient nobody takes.
-const NOBODY: f32 = PIXELS as f32;
 
 fn check(g: Geometry) {
     assert!(g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2) && g.pad_top == 0 && g.pad_left == 0);
@@ -40,91 +37,8 @@ pub fn forward(
     f: Fused,
 ) {
     check(g);
-    let len = g.pooled_len();
-    let terms = g.kernel_h * g.kernel_w * g.in_channels;
-    assert!(pooled.len() == winners.len() && x.len() * len == pooled.len() * g.input_len());
-    assert!(packed.len() == packed_len(g.kernel_h * g.kernel_w, g.in_channels, g.out_channels));
-    assert!(f.is_clamp() && (bias.is_empty() || bias.len() == g.out_channels));
-    let images = pooled.chunks_exact_mut(len).zip(winners.chunks_exact_mut(len)).zip(x.chunks_exact(g.input_len()));
-    let (panels, _) = packed.as_chunks::<WIDTH>();
-    let mut values = [[0.0; PIXELS]; GATHERED];
-    let values = &mut values[..terms];
-    for ((pooled, winners), x) in images {
-        if single::fits(g) {
-            forward_single([pooled, winners], x, panels, bias, g, f);
-            continue;
-        }
-        let pixels = pooled.chunks_exact_mut(g.out_channels).zip(winners.chunks_exact_mut(g.out_channels));
-        for (window, (pooled, winners)) in pixels.enumerate() {
-            let [row, column] = [window / (g.out_w / 2), window % (g.out_w / 2)];
-            let from = core::array::from_fn(|p| [(2 * row + p / 2) * g.stride_h, (2 * column + p % 2) * g.stride_w]);
-            gather_inside(values, x, from, g);
-            for (at, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
-                let bias = bias.get(at..).unwrap_or(&[]);
-                finish_panel(&mut pooled[at..], &mut winners[at..], sums(values, panel), bias, f);
-            }
-        }
-    }
-}
-
-/// For an image of one channel: see [`single`].
-fn forward_single(
-    [pooled, winners]: [&mut [f32]; 2],
-    x: &[f32],
-    panels: &[[f32; WIDTH]],
-    bias: &[f32],
-    g: Geometry,
-    f: Fused,
-) {
-    let row = g.out_w / 2 * g.out_channels;
-    for (i, rows) in pooled.chunks_exact_mut(row).zip(winners.chunks_exact_mut(row)).enumerate() {
-        let x = &x[2 * i * g.in_w..];
-        for (at, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(g.kernel_h * g.kernel_w)) {
-            let bias = bias.get(at..).unwrap_or(&[]);
-            row_of_panel([&mut rows.0[at..], &mut rows.1[at..]], x, panel, bias, g, f);
-        }
-    }
-}
-
-/// Up to eight output channels of a row of windows.
-#[inline(never)]
-fn row_of_panel(
-    [pooled, winners]: [&mut [f32]; 2],
-    x: &[f32],
-    panel: &[[f32; WIDTH]],
-    bias: &[f32],
-    g: Geometry,
-    f: Fused,
-) {
-    // From the panel's first channel on, the last window holds what is left of its channels.
-    let width = WIDTH.min((pooled.len() - 1) % g.out_channels + 1);
-    let windows = pooled.chunks_mut(g.out_channels).zip(winners.chunks_mut(g.out_channels));
-    for (i, (pooled, winners)) in windows.enumerate() {
-        let (pooled, winners) = (&mut pooled[..width], &mut winners[..width]);
-        finish_panel(pooled, winners, single::sums(&x[2 * i..], panel, [g.in_w, g.kernel_w]), bias, f);
-    }
-}
-
-/// Up to eight output channels of a window.
-#[inline(always)]
-fn finish_panel(pooled: &mut [f32], winners: &mut [f32], sums: [[F32x4; PIXELS]; 2], bias: &[f32], f: Fused) {
-    let clamp = f.clamp();
-    for (half, sums) in sums.into_iter().enumerate() {
-        let at = half * LANES;
-        let Some(lanes) = pooled.len().checked_sub(at).filter(|&left| left > 0).map(|left| left.min(LANES)) else {
-            return;
-        };
-        let bias = if bias.is_empty() { F32x4::zero() } else { load(&bias[at..], lanes) };
-        let mut best = sums[0] + bias;
-        let mut winner = F32x4::zero();
-        for (position, sum) in sums.into_iter().enumerate().skip(1) {
-            let value = sum + bias;
-            winner = best.less(value).select(F32x4::splat(position as f32), winner);
-            best = best.larger(value);
-        }
-        store(clamp.apply(best), &mut pooled[at..], lanes);
-        store(clamp.between(best).select(winner, F32x4::splat(NOBODY)), &mut winners[at..], lanes);
-    }
+    assert!(pooled.len() == winners.len() && bias.len() <= g.out_channels);
+    forward_pooled([pooled, winners], x, packed, bias, g, f);
 }
 
 /// dw and, where not empty, db of the images of x, from the gradient of the pooled values.
@@ -142,6 +56,9 @@ pub fn kernel_gradient(
     assert!(dpooled.len() == winners.len() && x.len() * len == dpooled.len() * g.input_len());
     dkernel.fill(0.0);
     dbias.fill(0.0);
+    if single::fits(g) {
+        return single::kernel_gradient(dkernel, dbias, dpooled, winners, x, g);
+    }
     let images = dpooled.chunks_exact(len).zip(winners.chunks_exact(len));
     for ((dpooled, winners), x) in images.zip(x.chunks_exact(g.input_len())) {
         add_image(dkernel, dbias, x, g, &mut |block, pixels, channels| {
@@ -163,7 +80,6 @@ fn spread(
     let (pairs, _) = block.as_chunks_mut::<2>();
     let columns = pixels.columns.start / 2..pixels.columns.end / 2;
     for (row, pairs) in pixels.rows.clone().zip(pairs.chunks_exact_mut(columns.len())) {
-        let positions = [0, 1].map(|column| F32x4::splat((row % 2 * 2 + column) as f32));
         let first = (row / 2 * (g.out_w / 2) + columns.start) * g.out_channels + channels.start;
         let read = dpooled[first..].chunks(g.out_channels).zip(winners[first..].chunks(g.out_channels));
         for (pair, (d, winners)) in pairs.iter_mut().zip(read) {
@@ -171,9 +87,10 @@ fn spread(
                 (Some(d), Some(winners)) if channels.len() == WIDTH => [halves(d), halves(winners)],
                 _ => [narrow(&d[..channels.len()]), narrow(&winners[..channels.len()])],
             };
-            for (dy, position) in pair.iter_mut().zip(positions) {
-                winners[0].equal(position).select(d[0], F32x4::zero()).store(dy);
-                winners[1].equal(position).select(d[1], F32x4::zero()).store(&mut dy[LANES..]);
+            let outputs = [0, 1].map(|half| Winner::share(winners[half], d[half]));
+            for (column, dy) in pair.iter_mut().enumerate() {
+                outputs[0][row % 2 * 2 + column].store(dy);
+                outputs[1][row % 2 * 2 + column].store(&mut dy[LANES..]);
             }
         }
     }
@@ -184,13 +101,14 @@ pub mod cases {
     //! The cases of a convolution with its pooling, in training: the bounds are those of [`super::super::tile`] and
     //! [`super::super::kernel_gradient`].
 
-    use super::{GATHERED, Geometry, forward, kernel_gradient};
+    use super::{GATHERED, Geometry, Winner, forward, kernel_gradient};
     use crate::conv::cases::{geometries, packed};
     use crate::conv::kernel_gradient::BLOCK;
     use crate::conv::window::cases::pool;
     use crate::epilogue::Fused;
     use crate::oracle;
     use crate::selftest::{Case, Check, Random, widen};
+    use crate::simd::F32x4;
 
     /// Every case of this family.
     pub const CASES: &[Case] = &[Case { name: "conv/winners", run: winners }];
@@ -238,9 +156,10 @@ pub mod cases {
                         ((image * g.out_h + row) * g.out_w + column) * g.out_channels + channel
                     };
                     let largest = (0..4).map(|p| z[place(p)]).fold(f64::NEG_INFINITY, f64::max);
-                    if winner < 4.0 {
-                        dy[place(winner as usize)] = f64::from(d);
-                        check.f64s("winner", &[z[place(winner as usize)]], &[largest], |_| 2.0 * bound[i]);
+                    let shares = Winner::share(F32x4::splat(winner), F32x4::splat(1.0));
+                    if let Some(winner) = shares.iter().position(|share| share.to_array()[0] == 1.0) {
+                        dy[place(winner)] = f64::from(d);
+                        check.f64s("winner", &[z[place(winner)]], &[largest], |_| 2.0 * bound[i]);
                     } else {
                         let [low, high] = if f.kind == 1 { [0.0, f64::INFINITY] } else { [-0.5, 1.5] };
                         assert!(largest <= low + bound[i] || largest >= high - bound[i]);

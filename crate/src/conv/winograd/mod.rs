@@ -31,7 +31,7 @@ pub mod convolve;
 pub mod input_gradient;
 pub mod kernel_gradient;
 pub mod pack;
-mod transform;
+pub mod transform;
 
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases;

@@ -158,8 +158,8 @@ fn pass<const I: usize, const O: usize>(
 #[inline(always)]
 pub fn kernel_of_two([a, b, c]: [F64x2; 3]) -> [F64x2; 4] {
     let half = F64x2::splat(0.5);
-    let [odd, even] = both((a + c) * half, b * half);
-    [a, odd, even, c]
+    let [sum, difference] = both((a + c) * half, b * half);
+    [a, sum, difference, c]
 }
 
 /// G·g of [`Line::Four`].
