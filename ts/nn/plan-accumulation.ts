@@ -198,7 +198,7 @@ class AccumulationPlanner {
 
   /** Appends a micro-batch's way forward through a segment. */
   #through({ entry, exit }: Segment, part: number): Passage {
-    const program = new Program();
+    const program = new Program({ lean: this.#request.lean });
     this.#programs.push(program);
     const { find, accumulate } = this.#accumulating(program, part);
     const checks: FiniteCheck[] = [];

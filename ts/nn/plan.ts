@@ -71,12 +71,14 @@ export interface TrainingRequest {
   readonly parameters: Parameters;
   readonly loss: SparseCategoricalCrossentropy;
   readonly optimizer: OptimizerRun;
+  /** As {@link Program.lean}. */
+  readonly lean: boolean;
 }
 
 /** Plans a training step. @throws what the layers throw when they cannot train with this batch. */
 export function planTraining(request: TrainingRequest): TrainingPlan {
-  const { nodes: allNodes, inputShape, batch, parameters, loss, optimizer } = request;
-  const program = new Program();
+  const { nodes: allNodes, inputShape, batch, parameters, loss, optimizer, lean } = request;
+  const program = new Program({ lean });
   const find = variablesOf(parameters, true);
   const given = slopesBehindPooling(logitNodes(allNodes));
   const absorbed = absorbNorms({ program, nodes: given, batch, find, learns: learningNodes(given, parameters) });

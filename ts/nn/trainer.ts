@@ -29,6 +29,12 @@ function isSplit({ batch, microBatch }: Split): boolean {
   return microBatch < batch;
 }
 
+/** How such steps are run. */
+interface Fitting extends Split {
+  /** As {@link Program.lean}. */
+  readonly lean: boolean;
+}
+
 /** Writes a batch into the input and label views. */
 export type FillBatch = (input: Float32Array, labels: Int32Array) => void;
 
@@ -47,7 +53,7 @@ export class Trainer {
   readonly #layers: readonly Layer[];
   readonly #plans = new Map<number, TrainingPlan>();
   readonly #memoryBase: (batch: number) => number;
-  readonly #fittingMicroBatches = new Map<number, number>();
+  readonly #fittings = new Map<number, Fitting>();
   readonly #accumulations = new Map<string, AccumulationPlan>();
   /** What steps in micro-batches keep between their programs. */
   readonly #kept: Workspace;
@@ -93,7 +99,7 @@ export class Trainer {
   prepare(split: Split): void {
     const fitting = this.#fitting(split);
     if (isSplit(fitting)) this.#splitPlan(fitting);
-    else this.#wholePlan(fitting.batch);
+    else this.#wholePlan(fitting);
   }
 
   /** Bytes that the arena holds while such steps run, and what micro-batches cost. @throws as `prepare`. */
@@ -111,7 +117,7 @@ export class Trainer {
     }
     this.#accumulations.clear();
     this.#kept.dispose();
-    this.#fittingMicroBatches.clear();
+    this.#fittings.clear();
   }
 
   /**
@@ -127,7 +133,7 @@ export class Trainer {
         const fitting = this.#fitting(split);
         return await (isSplit(fitting)
           ? this.#stepSplit(fitting, fill, advise)
-          : this.#stepWhole(fitting.batch, fill, advise));
+          : this.#stepWhole(fitting, fill, advise));
       } catch (error) {
         // What lasts is changed by this thread alone.
         if (!(error instanceof WorkerError)) throw error;
@@ -136,8 +142,9 @@ export class Trainer {
     });
   }
 
-  async #stepWhole(batch: number, fill: FillBatch, advise: () => string): Promise<LossSum> {
-    const plan = this.#wholePlan(batch);
+  async #stepWhole(fitting: Fitting, fill: FillBatch, advise: () => string): Promise<LossSum> {
+    const plan = this.#wholePlan(fitting);
+    const { batch } = fitting;
     const runtime = this.#runtime;
     for (const { statistics } of plan.staged) statistics.prepare();
     fill(runtime.f32(plan.input.value, batch * sizeOf(this.#inputShape)), runtime.i32(plan.labels.value, batch));
@@ -160,8 +167,8 @@ export class Trainer {
     return sums;
   }
 
-  async #stepSplit(split: Split, fill: FillBatch, advise: () => string): Promise<LossSum> {
-    const plan = this.#splitPlan(split);
+  async #stepSplit(fitting: Fitting, fill: FillBatch, advise: () => string): Promise<LossSum> {
+    const plan = this.#splitPlan(fitting);
     const runtime = this.#runtime;
     for (const statistics of plan.staged) statistics.prepare();
     for (const { input, labels, samples } of plan.parts) {
@@ -181,50 +188,53 @@ export class Trainer {
   }
 
   /**
-   * How the steps are run. A batch whose plan takes too much memory, because one layer's output is most of all outputs and
-   * has its gradient beside it, is cut into as few micro-batches as take less, if there are such.
+   * How the steps are run. A batch whose plan takes too much memory, because one layer's output is most of all outputs and has
+   * its gradient beside it, gets by with less scratch or is cut into as few micro-batches as take less, if there are such.
    */
-  #fitting(split: Split): Split {
-    if (isSplit(split)) return split;
+  #fitting(split: Split): Fitting {
+    if (isSplit(split)) return { ...split, lean: false };
     this.#forgetOld();
     const { batch } = split;
-    const microBatch = this.#fittingMicroBatches.get(batch) ?? this.#findMicroBatch(batch);
-    this.#fittingMicroBatches.set(batch, microBatch);
-    return { batch, microBatch };
+    const fitting = this.#fittings.get(batch) ?? this.#findFitting(batch);
+    this.#fittings.set(batch, fitting);
+    return fitting;
   }
 
-  #findMicroBatch(batch: number): number {
+  #findFitting(batch: number): Fitting {
     const most = MOST_MEMORY * this.#memoryBase(batch) + SMALL_MEMORY;
-    const candidates = CUTS.map((parts) => ceilDiv(batch, parts));
-    return candidates.find((microBatch) => this.#costs({ batch, microBatch }).peak <= most) ?? batch;
+    const candidates = CUTS.flatMap((parts) =>
+      [false, true].map((lean) => ({ batch, microBatch: ceilDiv(batch, parts), lean })),
+    );
+    return candidates.find((fitting) => this.#costs(fitting).peak <= most) ?? { batch, microBatch: batch, lean: true };
   }
 
-  #costs(split: Split): Pick<TrainingCosts, "peak" | "accumulation"> {
+  #costs(fitting: Fitting): Pick<TrainingCosts, "peak" | "accumulation"> {
     const { bytes } = this.#parameters;
-    const request = this.#request(split.batch);
-    if (!isSplit(split)) return { peak: bytes + planTraining(request).program.place(), accumulation: null };
-    const { programs, kept, costs } = planAccumulation(request, split.microBatch);
+    const request = this.#request(fitting);
+    if (!isSplit(fitting)) return { peak: bytes + planTraining(request).program.place(), accumulation: null };
+    const { programs, kept, costs } = planAccumulation(request, fitting.microBatch);
     const workspace = Math.max(...programs.map((program) => program.place()));
     return { peak: bytes + kept.place() + workspace, accumulation: costs };
   }
 
-  #wholePlan(batch: number): TrainingPlan {
+  #wholePlan(fitting: Fitting): TrainingPlan {
     this.#forgetOld();
-    let plan = this.#plans.get(batch);
+    let plan = this.#plans.get(fitting.batch);
     if (plan === undefined) {
-      plan = planTraining(this.#request(batch));
+      plan = planTraining(this.#request(fitting));
       this.#workspace.add(plan.program);
-      this.#plans.set(batch, plan);
+      this.#plans.set(fitting.batch, plan);
     }
     return plan;
   }
 
-  #splitPlan({ batch, microBatch }: Split): AccumulationPlan {
+  #splitPlan(fitting: Fitting): AccumulationPlan {
     this.#forgetOld();
-    const key = `${batch} in ${microBatch}`;
+    const { batch, microBatch, lean } = fitting;
+    const key = `${batch} in ${microBatch}${lean ? ", lean" : ""}`;
     let plan = this.#accumulations.get(key);
     if (plan === undefined) {
-      plan = planAccumulation(this.#request(batch), microBatch);
+      plan = planAccumulation(this.#request(fitting), microBatch);
       this.#kept.add(plan.kept);
       try {
         this.#workspace.add(...plan.programs);
@@ -246,11 +256,12 @@ export class Trainer {
     this.#revision = revision;
   }
 
-  #request(batch: number): TrainingRequest {
+  #request({ batch, lean }: Fitting): TrainingRequest {
     return {
       nodes: this.#nodes,
       inputShape: this.#inputShape,
       batch,
+      lean,
       parameters: this.#parameters,
       loss: this.#loss,
       optimizer: this.#optimizer,

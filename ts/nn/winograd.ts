@@ -20,7 +20,7 @@ import type { Window } from "./geometry.js";
 // that vectors are filled up to, tiles of which values lie side by side, values of a point's products for these, and vectors
 // of scratch that a row of sums needs.
 const MOST_POINTS = 36;
-const GRADIENT_BLOCK = 8;
+const GRADIENT_BLOCK = 16;
 const VECTOR = 4;
 const GROUP = 4;
 const PITCH = GROUP * PANEL;
@@ -30,7 +30,8 @@ const OF_A_ROW = 27;
 const MOST_OF_ALL_KINDS = 262_144;
 
 // Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
-const GRADIENT_BUDGET = 2.5;
+const GRADIENT_BUDGET = 3;
+const LEAN_GRADIENT_BUDGET = 1.25;
 
 /** How many lines of four the rows and the columns of an output begin with; the rest are twos. */
 type Fours = readonly [number, number];
@@ -127,9 +128,10 @@ export function winograd(most: number): ConvolutionWay {
       const lengthOf = (fours: Fours) => gradientLength(convolution, Math.max(...tilePoints(window, fours)));
       // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part
       // would be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
-      const budget = GRADIENT_BUDGET * outputLength(convolution);
+      const budget = (program.lean ? LEAN_GRADIENT_BUDGET : GRADIENT_BUDGET) * outputLength(convolution);
       const partLength = (fours: Fours) => lengthOf(fours) + kernelLength(convolution);
-      const fours = cuts(window).find((fours) => 2 * partLength(fours) <= budget);
+      const fewest = program.lean ? 1 : 2;
+      const fours = cuts(window).find((fours) => fewest * partLength(fours) <= budget);
       if (fours === undefined) return direct.kernelGradient(convolution, regions);
       const perPart = imagesPerPart(images, partLength(fours), budget);
       const partials = gradientPartials(convolution, perPart, dkernel, dbias);

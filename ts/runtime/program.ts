@@ -97,9 +97,15 @@ interface Lifetime {
  * call that names it, and regions whose lives do not meet share bytes.
  */
 export class Program {
+  /** Whether kernels are to get by with little scratch, where more would save time. */
+  readonly lean: boolean;
   readonly #calls: Call[] = [];
   readonly #lifetimes = new Map<Region, Lifetime>();
   #running = false;
+
+  constructor({ lean = false }: { readonly lean?: boolean } = {}) {
+    this.lean = lean;
+  }
 
   /** A region of this program's workspace. */
   workspace(label: string, bytes: number): Region {

@@ -1,17 +1,17 @@
 //! dw = Gᵀ·Σ over tiles of ((A·dy·Aᵀ) ⊙ (Bᵀ·x·B))·G, and db = Σdy.
 //!
-//! Eight tiles of one kind at a time: their transformed patches of x and gradients of y, up to 1.1 KB a channel each, are multiplied into
+//! Sixteen tiles of one kind at a time: their transformed patches of x and gradients of y, up to 2.3 KB a channel each, are multiplied into
 //! up to 36 matrices of sums in the second-level cache, four by eight channels in registers over the tiles. After each kind of a
 //! chunk of images they are transformed and added to the chunk's partial of dw; the partials are added up by
 //! [`crate::reduce::sum_partials`].
 //!
 //! Traffic: x is read 2.25 times over by tiles of 4×4, four times by those of 2×2, dy once; the sums, up to 144 bytes for each pair
-//! of channels, are read and written for each eight tiles. 0.5 of the multiply-add limit for 10×10 outputs, 32 to 64 channels.
+//! of channels, are read and written for each sixteen tiles. 0.5 of the multiply-add limit for 10×10 outputs, 32 to 64 channels.
 //!
 //! # Error
 //! A tile's term has a magnitude of at most 794 times its largest |dy| times its largest |x| (36 times in tiles of 2×2): 28.2
 //! and 6 are the sums along a line of A, B and G. Sums are f32: over the tiles of a block, over blocks, over kinds and partials,
-//! and 21 roundings in the transforms: |error| ≤ (8 + blocks + kinds + partials + 21)·2⁻²⁴·794·Σ over tiles of max|dy|·max|x|. For
+//! and 21 roundings in the transforms: |error| ≤ (16 + blocks + kinds + partials + 21)·2⁻²⁴·794·Σ over tiles of max|dy|·max|x|. For
 //! db it is that of a sum, over blocks of 32 pixels.
 
 use super::block::transform_tile;
@@ -21,7 +21,7 @@ use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
 /// Tiles in a block.
-pub const BLOCK: usize = 8;
+pub const BLOCK: usize = 16;
 
 /// Pixels of dy in a block of db's sum.
 pub const PIXELS: usize = 32;
