@@ -1,7 +1,8 @@
 //! A block of tiles: their values at all points, transformed, and what becomes of them by a panel of a packed kernel.
 
+use super::pack::panel_len;
 use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
-use super::{Grid, Pixels, Place, depth, stride};
+use super::{Grid, Pixels, Place, Tiling, depth, stride};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
@@ -70,6 +71,7 @@ impl<'a> Block<'a> {
     }
 
     /// Transforms the first `tiles` of a block, at these places: their inputs or their outputs, whichever `pixels` gives.
+    #[inline(never)]
     pub fn fill(
         &mut self,
         matrix: Matrix,
@@ -110,9 +112,43 @@ impl<'a> Block<'a> {
 
     /// products = Σ over channels of values · kernel, for the first `tiles` of a block, then transformed: values (i, j) of eight
     /// channels of tile t come to stand at products\[(makes·i + j)·pitch + 2t\].
+    #[inline(never)]
     pub fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
         products(self.products, self.values, kernel, [grid.points(), groups(grid), tiles]);
         matrix.square(grid.lines, self.products, self.via, [pitch(grid), tiles * WIDTH / LANES]);
+    }
+}
+
+/// Transforms all tiles of `count` images, which have so many channels, a block at a time, multiplies each block with each panel of
+/// a packed kernel, transforms the products and calls `finish(products, grid, places of the tiles, first of eight channels)`. `scratch` is of [`scratch_len`].
+#[inline(always)]
+pub fn each_panel(
+    scratch: &mut [f32],
+    (images, count, channels): (&[f32], usize, usize),
+    packed: &[f32],
+    tiling: Tiling,
+    [transform, of_products]: [Matrix; 2],
+    pixels: fn(Grid, Place) -> Pixels,
+    mut finish: impl FnMut(&[Vector], Grid, &[Place], usize),
+) {
+    let mut block = Block::new(scratch, channels);
+    let mut places = [Place::default(); BLOCK];
+    let mut kernels = 0;
+    for grid in tiling.grids() {
+        let kernel_len = grid.points() * depth(channels) * WIDTH;
+        let all = count * grid.len();
+        for first in (0..all).step_by(tiles(grid)) {
+            let tiles = (all - first).min(tiles(grid));
+            for (t, place) in places.iter_mut().enumerate() {
+                *place = grid.place(first + t);
+            }
+            block.fill(transform, grid, (&places, tiles), images, pixels);
+            for (panel, packed) in packed.chunks_exact(panel_len(channels, tiling)).enumerate() {
+                block.multiply(of_products, grid, &packed[kernels..][..kernel_len], tiles);
+                finish(block.products, grid, &places[..tiles], panel * WIDTH);
+            }
+        }
+        kernels += kernel_len;
     }
 }
 

@@ -9,7 +9,7 @@
 //! first time; the packed kernel once for each block; y is written once, pooled it is a quarter of that. For 10×10 outputs, 32 to 64
 //! channels, products run at 0.93 of the multiply-add limit, all of it at 0.63.
 
-use super::block::{self, Block, pitch};
+use super::block::{self, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
 use super::{Grid, Place, Tiling};
@@ -30,7 +30,7 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
     let mapped = bias.len() > g.out_channels;
     // Of each output of a block that there is: where its channels begin in y, and the class of its bias.
     let mut outputs = [[None; OUTPUTS_OF_TILE]; block::BLOCK];
-    each_panel(scratch, x, packed, tiling, &mut |products, grid, places, o| {
+    each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
         let columns = grid.lines[1].outputs();
         let count = grid.lines[0].outputs() * columns;
         if o == 0 {
@@ -76,7 +76,7 @@ pub fn convolve_pooled(
     let [all_rows, all_columns] = g.windows();
     // Of each window of a block's tiles that there is: where its channels begin in y.
     let mut windows = [[None; OUTPUTS_OF_TILE / 4]; block::BLOCK];
-    each_panel(scratch, x, packed, tiling, &mut |products, grid, places, o| {
+    each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
         let pitch = pitch(grid);
         let columns = grid.lines[1].outputs() / 2;
         let count = grid.lines[0].outputs() / 2 * columns;
@@ -109,32 +109,17 @@ pub fn convolve_pooled(
     });
 }
 
-/// Takes the products of a block, its grid, the places of its tiles, and the first of eight output channels.
-type Finishes<'a> = dyn FnMut(&[Vector], Grid, &[Place], usize) + 'a;
-
-/// Calls `finish(products, grid, places, o)` for each block of tiles and each eight output channels, from o on.
-fn each_panel(scratch: &mut [f32], x: &[f32], packed: &[f32], tiling: Tiling, finish: &mut Finishes) {
+/// Calls `finish` for each block of tiles and each eight output channels.
+#[inline(always)]
+fn each_panel(
+    scratch: &mut [f32],
+    x: &[f32],
+    packed: &[f32],
+    tiling: Tiling,
+    finish: impl FnMut(&[Vector], Grid, &[Place], usize),
+) {
     let g = tiling.g;
-    let panel_len = panel_len(g.in_channels, tiling);
-    assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len);
-    let images = x.len() / g.input_len();
-    let mut block = Block::new(scratch, g.in_channels);
-    let mut places = [Place::default(); block::BLOCK];
-    let mut kernels = 0;
-    for grid in tiling.grids() {
-        let kernel_len = grid.points() * super::depth(g.in_channels) * WIDTH;
-        let tiles = images * grid.len();
-        for first in (0..tiles).step_by(block::tiles(grid)) {
-            let count = (tiles - first).min(block::tiles(grid));
-            for (t, place) in places.iter_mut().enumerate() {
-                *place = grid.place(first + t);
-            }
-            block.fill(Matrix::Patch, grid, (&places, count), x, Grid::inputs);
-            for (panel, packed) in packed.chunks_exact(panel_len).enumerate() {
-                block.multiply(Matrix::Outputs, grid, &packed[kernels..][..kernel_len], count);
-                finish(block.products, grid, &places[..count], panel * WIDTH);
-            }
-        }
-        kernels += kernel_len;
-    }
+    assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len(g.in_channels, tiling));
+    let images = (x, x.len() / g.input_len(), g.in_channels);
+    block::each_panel(scratch, images, packed, tiling, [Matrix::Patch, Matrix::Outputs], Grid::inputs, finish);
 }

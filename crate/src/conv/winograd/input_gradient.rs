@@ -12,7 +12,7 @@
 //! the largest |w| times the largest |dy| of those tiles, for each of n output channels: 21.2, or 7 and 1, are the sums along a
 //! line of A, G and B. After n products stand 23 more roundings: |error| ≤ (n + 23)·2⁻²⁴·449·Σ over channels of max|w|·max|dy|.
 
-use super::block::{self, Block, pitch};
+use super::block::{self, pitch};
 use super::pack::panel_len;
 use super::transform::{Matrix, Vector};
 use super::{Grid, Place, Tiling};
@@ -25,30 +25,15 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     let g = tiling.g;
     let images = dy.len() / g.output_len();
     assert!(dx.len() == images * g.input_len() && dy.len() == images * g.output_len());
-    let panel_len = panel_len(g.out_channels, tiling);
-    assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len);
-    let mut block = Block::new(scratch, g.out_channels);
+    assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len(g.out_channels, tiling));
     dx.fill(0.0);
-    let mut places = [Place::default(); block::BLOCK];
-    let mut kernels = 0;
-    for grid in tiling.grids() {
-        let kernel_len = grid.points() * super::depth(g.out_channels) * WIDTH;
-        let tiles = images * grid.len();
-        for first in (0..tiles).step_by(block::tiles(grid)) {
-            let count = (tiles - first).min(block::tiles(grid));
-            for (t, place) in places.iter_mut().enumerate() {
-                *place = grid.place(first + t);
-            }
-            block.fill(Matrix::OutputGradients, grid, (&places, count), dy, Grid::outputs);
-            for (panel, packed) in packed.chunks_exact(panel_len).enumerate() {
-                block.multiply(Matrix::PatchGradient, grid, &packed[kernels..][..kernel_len], count);
-                for (t, place) in places[..count].iter().enumerate() {
-                    add_patch(dx, &block.products[2 * t..], grid, *place, panel * WIDTH);
-                }
-            }
+    let matrices = [Matrix::OutputGradients, Matrix::PatchGradient];
+    let images = (dy, images, g.out_channels);
+    block::each_panel(scratch, images, packed, tiling, matrices, Grid::outputs, |products, grid, places, c| {
+        for (t, place) in places.iter().enumerate() {
+            add_patch(dx, &products[2 * t..], grid, *place, c);
         }
-        kernels += kernel_len;
-    }
+    });
 }
 
 /// Adds to dx what the pixels of a tile take, eight channels from c on, fewer at the end.

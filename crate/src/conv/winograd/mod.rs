@@ -75,17 +75,23 @@ pub struct Tiling {
 impl Tiling {
     /// The kinds of tiles that make an image of y.
     fn grids(self) -> impl Iterator<Item = Grid> {
-        let Self { g, fours } = self;
-        assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
-        let [rows, columns] = [segments(g.out_h, fours[0]), segments(g.out_w, fours[1])];
-        (0..4).map(move |i| [rows[i / 2], columns[i % 2]]).filter(|[rows, columns]| rows.2 > 0 && columns.2 > 0).map(
-            move |[rows, columns]| Grid {
-                g,
-                lines: [rows.0, columns.0],
-                first: [rows.1, columns.1],
-                tiles: [rows.2, columns.2],
-            },
-        )
+        let Geometry { kernel_h, kernel_w, stride_h, stride_w, .. } = self.g;
+        assert_eq!([kernel_h, kernel_w, stride_h, stride_w], [3, 3, 1, 1]);
+        (0..4).filter_map(move |kind| self.grid(kind))
+    }
+
+    /// One of them; nothing where there are no such tiles. One copy: its callers are many.
+    #[inline(never)]
+    fn grid(&self, kind: usize) -> Option<Grid> {
+        let Self { g, fours } = *self;
+        let rows = segments(g.out_h, fours[0])[kind / 2];
+        let columns = segments(g.out_w, fours[1])[kind % 2];
+        (rows.2 > 0 && columns.2 > 0).then(|| Grid {
+            g,
+            lines: [rows.0, columns.0],
+            first: [rows.1, columns.1],
+            tiles: [rows.2, columns.2],
+        })
     }
 }
 

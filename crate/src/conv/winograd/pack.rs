@@ -8,6 +8,10 @@ use super::{Tiling, depth};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, F64x2, LANES};
 
+/// Inputs that are transformed together, so that a point's values fill lines of cache one after the other: the points lie 1 or 2 KiB
+/// apart, and all of them at once are more than a first-level cache has places for in the sets that they share.
+const BLOCK: usize = 8;
+
 /// Eight weights in f64.
 type Weights = [[f64; 2]; WIDTH / 2];
 
@@ -42,30 +46,37 @@ fn fill(
     if inputs < depth {
         packed.fill(0.0);
     }
+    let mut lines = [[[Weights::default(); 3]; 6]; BLOCK];
     for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs, tiling))) {
         let (packed, _) = packed.as_chunks_mut::<WIDTH>();
-        for input in 0..inputs {
-            let mut taps = [[Weights::default(); 3]; 3];
-            for (tap, taps) in taps.as_flattened_mut().iter_mut().enumerate() {
-                let kernel = &kernel[tap * inputs * outputs + steps[0] * input..];
-                for (weight, output) in taps.as_flattened_mut().iter_mut().zip(panel * WIDTH..outputs) {
-                    *weight = f64::from(kernel[steps[1] * output]);
+        for block in (0..inputs).step_by(BLOCK) {
+            let count = BLOCK.min(inputs - block);
+            let mut taps = [[[Weights::default(); 3]; 3]; BLOCK];
+            for (i, taps) in taps[..count].iter_mut().enumerate() {
+                for (tap, taps) in taps.as_flattened_mut().iter_mut().enumerate() {
+                    let kernel = &kernel[tap * inputs * outputs + steps[0] * (block + i)..];
+                    for (weight, output) in taps.as_flattened_mut().iter_mut().zip(panel * WIDTH..outputs) {
+                        *weight = f64::from(kernel[steps[1] * output]);
+                    }
                 }
             }
-            let taps = [0, 1, 2].map(|i| taps[i].as_flattened());
             let mut points = 0;
             for grid in tiling.grids() {
                 let [rows, columns] = grid.lines;
-                let mut lines = [[Weights::default(); 3]; 6];
-                match rows {
-                    Line::Two => transform_columns(kernel_of_two, taps, &mut lines),
-                    Line::Four => transform_columns(kernel_of_four, taps, &mut lines),
+                for (taps, lines) in taps[..count].iter().zip(&mut lines) {
+                    let taps = [0, 1, 2].map(|i| taps[i].as_flattened());
+                    match rows {
+                        Line::Two => transform_columns(kernel_of_two, taps, lines),
+                        Line::Four => transform_columns(kernel_of_four, taps, lines),
+                    }
                 }
-                for line in &lines[..rows.points()] {
-                    let packed = &mut packed[points * depth + input..];
-                    match columns {
-                        Line::Two => transform_row(kernel_of_two, line, packed, depth),
-                        Line::Four => transform_row(kernel_of_four, line, packed, depth),
+                for row in 0..rows.points() {
+                    for (i, lines) in lines[..count].iter().enumerate() {
+                        let packed = &mut packed[points * depth + block + i..];
+                        match columns {
+                            Line::Two => transform_row(kernel_of_two, &lines[row], packed, depth),
+                            Line::Four => transform_row(kernel_of_four, &lines[row], packed, depth),
+                        }
                     }
                     points += columns.points();
                 }
