@@ -83,6 +83,7 @@ impl Geometry {
     }
 
     /// The pair of an output.
+    #[inline(never)]
     pub fn bias_class(&self, row: usize, column: usize) -> usize {
         let columns = self.columns();
         self.rows().class(row) * (columns.class(self.out_w - 1) + 1) + columns.class(column)

@@ -112,7 +112,6 @@ impl<'a> Block<'a> {
 
     /// products = Σ over channels of values · kernel, for the first `tiles` of a block, then transformed: values (i, j) of eight
     /// channels of tile t come to stand at products\[(makes·i + j)·pitch + 2t\].
-    #[inline(never)]
     pub fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
         products(self.products, self.values, kernel, [grid.points(), groups(grid), tiles]);
         matrix.square(grid.lines, self.products, self.via, [pitch(grid), tiles * WIDTH / LANES]);
@@ -139,9 +138,7 @@ pub fn each_panel(
         let all = count * grid.len();
         for first in (0..all).step_by(tiles(grid)) {
             let tiles = (all - first).min(tiles(grid));
-            for (t, place) in places.iter_mut().enumerate() {
-                *place = grid.place(first + t);
-            }
+            grid.places(first, &mut places);
             block.fill(transform, grid, (&places, tiles), images, pixels);
             for (panel, packed) in packed.chunks_exact(panel_len(channels, tiling)).enumerate() {
                 block.multiply(of_products, grid, &packed[kernels..][..kernel_len], tiles);

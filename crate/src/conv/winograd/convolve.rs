@@ -15,7 +15,7 @@ use super::transform::{Matrix, Vector};
 use super::{Grid, Place, Tiling};
 use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::conv::window::{Window, largest};
-use crate::epilogue::Fused;
+use crate::epilogue::{Clamp, Fused};
 use crate::simd::F32x4;
 
 /// Most outputs of a tile.
@@ -44,20 +44,33 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
             }
         }
         let finish = |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), o, g.out_channels);
-        // With one bias for all outputs the class never changes; with a map it seldom does.
-        let mut current = (0, finish(0));
-        for (t, outputs) in outputs[..places.len()].iter().enumerate() {
-            for (products, output) in products[2 * t..].chunks(pitch(grid)).zip(&outputs[..count]) {
-                if let &Some([at, class]) = output {
-                    if class != current.0 {
-                        current = (class, finish(class));
-                    }
-                    current.1.store(&mut y[at + o..], [F32x4::load(&products[0]), F32x4::load(&products[1])]);
-                }
-            }
-        }
+        store_outputs(&mut y[o..], products, &outputs[..places.len()], [count, pitch(grid)], finish);
     });
     f.finish(y);
+}
+
+/// Writes eight channels of the outputs of a block, `count` of each tile. A call: in the loop over blocks V8 would have no registers
+/// left for it.
+#[inline(never)]
+fn store_outputs(
+    y: &mut [f32],
+    products: &[Vector],
+    outputs: &[[Option<[usize; 2]>; OUTPUTS_OF_TILE]],
+    [count, pitch]: [usize; 2],
+    finish: impl Fn(usize) -> Finish,
+) {
+    // With one bias for all outputs the class never changes; with a map it seldom does.
+    let mut current = (0, finish(0));
+    for (t, outputs) in outputs.iter().enumerate() {
+        for (products, output) in products[2 * t..].chunks(pitch).zip(&outputs[..count]) {
+            if let &Some([at, class]) = output {
+                if class != current.0 {
+                    current = (class, finish(class));
+                }
+                current.1.store(&mut y[at..], [F32x4::load(&products[0]), F32x4::load(&products[1])]);
+            }
+        }
+    }
 }
 
 /// y = the largest of each 2×2 outputs: see [`crate::conv::window`].
@@ -77,7 +90,6 @@ pub fn convolve_pooled(
     // Of each window of a block's tiles that there is: where its channels begin in y.
     let mut windows = [[None; OUTPUTS_OF_TILE / 4]; block::BLOCK];
     each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
-        let pitch = pitch(grid);
         let columns = grid.lines[1].outputs() / 2;
         let count = grid.lines[0].outputs() / 2 * columns;
         if o == 0 {
@@ -91,22 +103,36 @@ pub fn convolve_pooled(
                 }
             }
         }
-        for (t, windows) in windows[..places.len()].iter().enumerate() {
-            for (p, window) in windows[..count].iter().enumerate() {
-                let Some((at, window)) = window else { continue };
-                let y = &mut y[at + o..];
-                let first = (4 * (p / columns) * columns + 2 * (p % columns)) * pitch + 2 * t;
-                let outputs = [0, 1, 2 * columns, 2 * columns + 1].map(|output| first + output * pitch);
-                let sums = [0, 1].map(|half| outputs.map(|at| F32x4::load(&products[at + half])));
-                if window.plain {
-                    let finish = Finish::new(window.bias(bias, g.out_channels), f.clamp(), o, g.out_channels);
-                    finish.store(y, sums.map(largest));
-                } else {
-                    window.store(y, sums, bias, [o, g.out_channels], f.clamp());
-                }
+        let epilogue = (bias, f.clamp(), g.out_channels);
+        store_windows(y, products, &windows[..places.len()], [count, columns, pitch(grid)], epilogue, o);
+    });
+}
+
+/// Writes eight channels, from o on, of the windows of a block, `count` of each tile in rows of `columns`. A call as
+/// [`store_outputs`] is.
+#[inline(never)]
+fn store_windows(
+    y: &mut [f32],
+    products: &[Vector],
+    windows: &[[Option<(usize, Window)>; OUTPUTS_OF_TILE / 4]],
+    [count, columns, pitch]: [usize; 3],
+    (bias, clamp, channels): (&[f32], Clamp, usize),
+    o: usize,
+) {
+    for (t, windows) in windows.iter().enumerate() {
+        for (p, window) in windows[..count].iter().enumerate() {
+            let Some((at, window)) = window else { continue };
+            let y = &mut y[at + o..];
+            let first = (4 * (p / columns) * columns + 2 * (p % columns)) * pitch + 2 * t;
+            let outputs = [0, 1, 2 * columns, 2 * columns + 1].map(|output| first + output * pitch);
+            let sums = [0, 1].map(|half| outputs.map(|at| F32x4::load(&products[at + half])));
+            if window.plain {
+                Finish::new(window.bias(bias, channels), clamp, o, channels).store(y, sums.map(largest));
+            } else {
+                window.store(y, sums, bias, [o, channels], clamp);
             }
         }
-    });
+    }
 }
 
 /// Calls `finish` for each block of tiles and each eight output channels.

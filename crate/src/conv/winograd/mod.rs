@@ -75,8 +75,6 @@ pub struct Tiling {
 impl Tiling {
     /// The kinds of tiles that make an image of y.
     fn grids(self) -> impl Iterator<Item = Grid> {
-        let Geometry { kernel_h, kernel_w, stride_h, stride_w, .. } = self.g;
-        assert_eq!([kernel_h, kernel_w, stride_h, stride_w], [3, 3, 1, 1]);
         (0..4).filter_map(move |kind| self.grid(kind))
     }
 
@@ -84,9 +82,10 @@ impl Tiling {
     #[inline(never)]
     fn grid(&self, kind: usize) -> Option<Grid> {
         let Self { g, fours } = *self;
+        assert_eq!([g.kernel_h, g.kernel_w, g.stride_h, g.stride_w], [3, 3, 1, 1]);
         let rows = segments(g.out_h, fours[0])[kind / 2];
         let columns = segments(g.out_w, fours[1])[kind % 2];
-        (rows.2 > 0 && columns.2 > 0).then(|| Grid {
+        (rows.2 > 0 && columns.2 > 0).then_some(Grid {
             g,
             lines: [rows.0, columns.0],
             first: [rows.1, columns.1],
@@ -117,6 +116,14 @@ impl Grid {
         let [row, column] = [tile / self.tiles[1], tile % self.tiles[1]];
         let [rows, columns] = self.lines.map(Line::outputs);
         [image, self.first[0] + row * rows, self.first[1] + column * columns]
+    }
+
+    /// The places of the tiles from `first` on. One copy: the loop is unrolled.
+    #[inline(never)]
+    fn places(self, first: usize, places: &mut [Place]) {
+        for (t, place) in places.iter_mut().enumerate() {
+            *place = self.place(first + t);
+        }
     }
 
     /// The pixels of x that the tile at a place reads.
