@@ -18,8 +18,8 @@ interface Block {
 /**
  * The bytes of a WebAssembly memory that Evenkeel hands out, in blocks of whole cache lines (64 bytes).
  *
- * What `memory.grow` returns belongs to whoever called it, so arena and Rust's heap never share a page, and the
- * arena's regions need not be adjacent. All bookkeeping is on this side: a stray write in wasm cannot break it.
+ * What `memory.grow` returns belongs to whoever called it, so the arena's regions need not be adjacent: Rust has no heap, but another
+ * user of the memory could grow it too. All bookkeeping is on this side: a stray write in wasm cannot break it.
  *
  * Policy: first fit in address order, freed neighbours merged at once. Simulated over 200 seeds, three models of 6 or
  * 20 blocks alive, 300 made and disposed in random order: with equal models it never grew after the third, where best
@@ -35,7 +35,7 @@ export class Arena {
   #bytesInUse = 0;
   #capacity = 0;
 
-  /** @param maxMemory bytes that the whole memory, Rust's part included, may reach; default 4 GiB. */
+  /** @param maxMemory bytes that the whole memory, the module's stack and constants included, may reach; default 4 GiB. */
   constructor(memory: WebAssembly.Memory, maxMemory = MAX_MEMORY) {
     this.#memory = memory;
     this.#maxMemory = Math.floor(maxMemory / PAGE) * PAGE;
