@@ -189,7 +189,8 @@ export class Trainer {
 
   /**
    * How the steps are run. A batch whose plan takes too much memory, because one layer's output is most of all outputs and has
-   * its gradient beside it, gets by with less scratch or is cut into as few micro-batches as take less, if there are such.
+   * its gradient beside it, gets by with less scratch or is cut into as few micro-batches as take less; where none do, it is whole,
+   * with little scratch.
    */
   #fitting(split: Split): Fitting {
     if (isSplit(split)) return { ...split, lean: false };
@@ -202,9 +203,8 @@ export class Trainer {
 
   #findFitting(batch: number): Fitting {
     const most = MOST_MEMORY * this.#memoryBase(batch) + SMALL_MEMORY;
-    const candidates = CUTS.flatMap((parts) =>
-      [false, true].map((lean) => ({ batch, microBatch: ceilDiv(batch, parts), lean })),
-    );
+    const microBatches = [...new Set(CUTS.map((parts) => ceilDiv(batch, parts)))];
+    const candidates = microBatches.flatMap((microBatch) => [false, true].map((lean) => ({ batch, microBatch, lean })));
     return candidates.find((fitting) => this.#costs(fitting).peak <= most) ?? { batch, microBatch: batch, lean: true };
   }
 

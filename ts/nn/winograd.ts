@@ -29,7 +29,8 @@ const OF_A_ROW = 27;
 // Values of a packed kernel of all kinds of tiles: as a second-level cache holds.
 const MOST_OF_ALL_KINDS = 262_144;
 
-// Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model.
+// Memory for the kernel's gradient, by the layer's output: four parts for threads to share at batch 32 of the reference model, and
+// one part in a lean program.
 const GRADIENT_BUDGET = 3;
 const LEAN_GRADIENT_BUDGET = 1.25;
 
@@ -127,7 +128,8 @@ export function winograd(most: number): ConvolutionWay {
       const { dkernel, dbias, dy, x } = regions;
       const lengthOf = (fours: Fours) => gradientLength(convolution, Math.max(...tilePoints(window, fours)));
       // Few pixels and many channels: the sums at all points would be by far the largest thing in memory. And a single part
-      // would be work for one thread: 8 images of the reference model take less time so on one thread, but more on two.
+      // would be work for one thread: 8 images of the reference model take less time so on one thread, but more on two. A lean
+      // program takes a single part all the same: to cut its batch would cost more.
       const budget = (program.lean ? LEAN_GRADIENT_BUDGET : GRADIENT_BUDGET) * outputLength(convolution);
       const partLength = (fours: Fours) => lengthOf(fours) + kernelLength(convolution);
       const fewest = program.lean ? 1 : 2;

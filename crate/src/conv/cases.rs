@@ -71,6 +71,9 @@ const SINGLE: &[Sizes] = &[
     (2, [6, 26], 1, [3, 3], 12, [1, 1], [1, 1], [6, 26]),
     (1, [3, 3], 1, [3, 3], 17, [1, 1], [0, 0], [2, 2]),
     (1, [1, 2], 1, [3, 3], 3, [1, 1], [2, 3], [4, 6]),
+    // Several blocks of windows; few channels, and a panel of some.
+    (2, [20, 20], 1, [3, 3], 13, [1, 1], [0, 0], [18, 18]),
+    (2, [28, 28], 1, [3, 3], 6, [1, 1], [0, 0], [26, 26]),
 ];
 
 /// The number of images and sizes of every case.
@@ -168,10 +171,14 @@ fn one(check: &mut Check, random: &mut Random, images: usize, g: Geometry) {
 
 const RELU: Fused = Fused { kind: 1, p0: 0.0, p1: 0.0 };
 
+/// One channel, windows that are all whole.
+pub fn whole_windows() -> impl Iterator<Item = (usize, Geometry)> {
+    SINGLE.iter().map(|&sizes| geometry(sizes))
+}
+
 /// The sizes that a pooling may follow in the same kernel.
 fn few_terms() -> impl Iterator<Item = (usize, Geometry)> {
-    let single = SINGLE.iter().map(|&sizes| geometry(sizes));
-    geometries().filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= GATHERED).chain(single)
+    geometries().filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= GATHERED).chain(whole_windows())
 }
 
 fn with_pooling(check: &mut Check) {

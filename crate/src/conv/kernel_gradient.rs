@@ -164,7 +164,7 @@ pub(super) struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// Adds to a weight's eight channels.
+    /// Adds to up to eight channels of a weight.
     #[inline(always)]
     pub(super) fn add(&mut self, weight: usize, sums: [F32x4; 2]) {
         let dkernel = &mut self.dkernel[weight * self.stride..][..self.width];

@@ -82,7 +82,7 @@ impl Geometry {
         self.bias_class(self.out_h - 1, self.out_w - 1) + 1
     }
 
-    /// The pair of an output.
+    /// The pair of an output. One copy: where biases are a map it is called once a window.
     #[inline(never)]
     pub fn bias_class(&self, row: usize, column: usize) -> usize {
         let columns = self.columns();

@@ -2,7 +2,8 @@
 //!
 //! A window's four outputs, times eight channels, are the register tile of [`super::tile`]. Their terms are gathered once for
 //! all panels, zeros where a tap is outside x: 0·w changes no sum, for a finite w, so y has the bits of pooling after
-//! [`super::forward`].
+//! [`super::forward`]. 3×3 kernels over one channel without a map of biases go by [`single`], with its error: an infinite x may give NaN in a
+//! window that it would make infinite here.
 //!
 //! Traffic: x is read once, y written once: a quarter of the outputs, where two passes write and read all of them.
 
@@ -14,8 +15,8 @@ use super::window::{OUTPUTS, Window, largest};
 use crate::epilogue::Fused;
 use crate::simd::F32x4;
 
-/// For the images that x and y hold; `packed` and `bias` as in [`super::forward::forward`]. Where `winners` is not empty, whose
-/// windows are all plain: who won.
+/// For the images that x and y hold; `packed` and `bias` as in [`super::forward::forward`]. `winners` is empty, or takes who won; all
+/// windows must be plain then.
 pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], bias: &[f32], g: Geometry, f: Fused) {
     let (output_len, taps) = (g.pooled_len(), g.kernel_h * g.kernel_w);
     let terms = taps * g.in_channels;

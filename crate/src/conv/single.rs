@@ -1,17 +1,17 @@
-//! A 3×3 convolution of one channel and the 2×2 max pooling behind it, forward and the kernel's gradient: what networks that see
-//! grey images begin with.
+//! A 3×3 convolution of one channel, stride 1, one bias for all outputs, and the 2×2 max pooling behind it, forward and the kernel's
+//! gradient: what networks that see grey images begin with.
 //!
 //! Each of a pooling window's two rows of outputs is a tile of Winograd's F(2, 3) (see [`super::winograd`]): 24 multiplies a window in
 //! place of 36. With x₀…x₃ of a row and the weights w₀…w₂,
 //!
-//! t = (x₀ − x₂, x₁ + x₂, x₂ − x₁, x₁ − x₃), u = (w₀, (w₀ + w₁ + w₂)/2, (w₀ − w₁ + w₂)/2, w₂), m = t·u summed over the kernel's rows,
+//! t = (x₀ − x₂, x₁ + x₂, x₂ − x₁, x₃ − x₁), u = (w₀, (w₀ + w₁ + w₂)/2, (w₀ − w₁ + w₂)/2, w₂), m = t·u summed over the kernel's rows,
 //!
-//! and the outputs are m₀ + m₁ + m₂ and m₁ − m₂ − m₃; the gradient goes the same way back. Along columns too it would be 16
+//! and the outputs are m₀ + m₁ + m₂ and m₁ − m₂ + m₃; the gradient goes the same way back. Along columns too it would be 16
 //! multiplies, and as many operations. t, made once for a block of windows, serves every output channel. The four points are a loop
 //! whose products lie on the stack: unrolled, V8 loads all values before it uses one, and spills them.
 //!
 //! Traffic: forward reads x and writes the pooled values, in training also who won; backward reads these and x. What is
-//! between them stays in a first-level cache. For 28×28 to 32 channels the multiplies and their additions alone, four a cycle, would take
+//! between them stays in a first-level cache. For 28×28 to 32 channels the multiplies and their additions alone, four vectors a cycle, would take
 //! 0.46 of the time forward, 0.36 with winners, 0.43 backward.
 //!
 //! # Error
@@ -23,7 +23,7 @@ use super::Geometry;
 use super::kernel_gradient::{self, Block, Run, Weights};
 use super::tile::{WIDTH, halves};
 use super::window::{OUTPUTS, Winner};
-use super::winograd::transform::kernel_of_two;
+use super::winograd::transform::{kernel_of_two, two};
 use crate::epilogue::{Clamp, Fused};
 use crate::simd::{F32x4, LANES};
 use core::ops::Range;
@@ -46,7 +46,7 @@ pub fn fits(g: Geometry) -> bool {
     whole && [g.kernel_h, g.kernel_w] == [TAPS; 2] && [g.stride_h, g.stride_w, g.in_channels] == [1; 3]
 }
 
-/// The windows of an image in equal parts of which each is a block.
+/// The windows of an image in parts of which each is a block, the last one the smallest.
 fn blocks(g: Geometry) -> impl Iterator<Item = Range<usize>> {
     let windows = g.out_h / 2 * (g.out_w / 2);
     let len = windows.div_ceil(windows.div_ceil(WINDOWS));
@@ -67,8 +67,7 @@ fn transform(patches: &mut [Patch], x: &[f32], windows: Range<usize>, g: Geometr
             if inside { F32x4::load(&x[row * g.in_w + column..]) } else { clipped(x, [row, column], g) }
         });
         let x = F32x4::transpose(rows);
-        let points = [x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]];
-        for (to, point) in patch.iter_mut().zip(points) {
+        for (to, point) in patch.iter_mut().zip(two::patch(x)) {
             point.store(to);
         }
         column += 1;
@@ -98,12 +97,12 @@ pub fn pool(
     f: Fused,
 ) {
     let mut patches = [0.0; WINDOWS * POINTS * POINTS];
+    let patches: &mut [[f32; POINTS]] = patches.as_chunks_mut().0;
     let mut kernel = [[[0.0; WIDTH]; TAPS]; POINTS];
     // POINTS, but the compiler must not know.
     let points = g.kernel_w + 1;
     for (image, x) in x.chunks_exact(g.input_len()).enumerate() {
         for windows in blocks(g) {
-            let patches = patches.as_chunks_mut().0;
             transform(patches.as_chunks_mut().0, x, windows.clone(), g);
             let first = image * g.pooled_len();
             let values = first + windows.start * g.out_channels..first + windows.end * g.out_channels;
@@ -147,7 +146,7 @@ fn pool_panel(
     let width = WIDTH.min((pooled.len() - 1) % channels + 1);
     let wanted = !winners.is_empty();
     // Not a number that the compiler knows, or it would unroll.
-    let halves = width.div_ceil(LANES);
+    let count = width.div_ceil(LANES);
     let mut winners = winners.chunks_mut(channels);
     let mut spare = [[0.0; WIDTH]; 2];
     for (pooled, patch) in pooled.chunks_mut(channels).zip(patches.chunks_exact(kernel.len())) {
@@ -160,7 +159,7 @@ fn pool_panel(
             _ => spare.each_mut(),
         };
         // One half after the other: both at once are more than V8 has registers for.
-        for (i, products) in products.iter().enumerate().take(halves) {
+        for (i, products) in products.iter().enumerate().take(count) {
             let (largest, winner) = Winner::find(outputs(products));
             let largest = largest + F32x4::load(&bias[i * LANES..]);
             clamp.apply(largest).store(&mut best[i * LANES..]);
@@ -206,7 +205,7 @@ fn multiply(products: &mut [Products; 2], patch: &[[f32; POINTS]], kernel: &[[[f
 fn outputs(products: &Products) -> [F32x4; OUTPUTS] {
     let [[a, b], [c, d]] = [0, 1].map(|row| {
         let m = [0, 1, 2, 3].map(|point| F32x4::load(&products[point][row]));
-        [m[0] + (m[1] + m[2]), m[1] - m[2] - m[3]]
+        [m[0] + (m[1] + m[2]), m[1] - m[2] + m[3]]
     });
     [a, b, c, d]
 }
@@ -237,8 +236,8 @@ pub fn kernel_gradient(
     }
 }
 
-/// What the gradient of up to eight output channels of windows adds to the products at each point, \[row\]\[window\], with the sign of
-/// the last point left to [`add_panel`]; and to dbias.
+/// What the gradient of up to eight output channels of windows adds to the products at each point, \[row\]\[window\]; and to
+/// dbias.
 #[inline(never)]
 fn spread(gradients: &mut [Block; POINTS], dbias: &mut [f32], [d, winners]: [&[f32]; 2], channels: usize) {
     let width = WIDTH.min((d.len() - 1) % channels + 1);
@@ -255,8 +254,8 @@ fn spread(gradients: &mut [Block; POINTS], dbias: &mut [f32], [d, winners]: [&[f
         };
         for half in 0..2 {
             let [d, word] = [d, winners].map(|of| F32x4::load(&of[half * LANES..]));
-            let [a, b, c, d] = Winner::share(word, d);
-            let rows = [[a, b], [c, d]].map(|[a, b]| [a, a + b, a - b, b]);
+            let [upper_left, upper_right, lower_left, lower_right] = Winner::share(word, d);
+            let rows = [[upper_left, upper_right], [lower_left, lower_right]].map(two::output_gradients);
             for (point, gradients) in gradients.iter_mut().enumerate() {
                 rows[0][point].store(&mut gradients[i][half * LANES..]);
                 rows[1][point].store(&mut gradients[WINDOWS + i][half * LANES..]);
@@ -283,10 +282,9 @@ fn add_panel(dkernel: &mut [f32], gradients: &[Block; POINTS], patches: &[Patch]
     for (row, dkernel) in dkernel.chunks_mut(TAPS * channels).enumerate() {
         let mut to = Weights { dkernel, stride: channels, width };
         let m = [0, 1, 2, 3].map(|point| halves(&kernel[point][row]));
-        let half = F32x4::splat(0.5);
-        let (outer, inner) = ([0, 1].map(|i| (m[1][i] + m[2][i]) * half), [0, 1].map(|i| (m[1][i] - m[2][i]) * half));
-        to.add(0, [0, 1].map(|i| m[0][i] + outer[i]));
-        to.add(1, inner);
-        to.add(2, [0, 1].map(|i| outer[i] - m[3][i]));
+        let [low, high] = [0, 1].map(|i| two::kernel_gradient(m.map(|m| m[i])));
+        for column in 0..TAPS {
+            to.add(column, [low[column], high[column]]);
+        }
     }
 }

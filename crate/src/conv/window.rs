@@ -75,15 +75,15 @@ impl Window {
     }
 }
 
-/// Which output of a window takes its gradient, as masks of lanes. In memory it is a word of 32 bits a lane, made and taken apart by
-/// shifts alone: constants, which V8 makes anew in each turn of a loop, would cost more.
+/// Which output of a window takes its gradient, as masks of lanes. In memory it is a word of 32 bits a lane: bits 31 to 17 are the mask of
+/// the bottom row, bits 14 to 0 that of the right column, bit 15 is whether anybody takes it. Made and taken apart by shifts: constants,
+/// which V8 makes anew in each turn of a loop, would cost more. A word may be a NaN's pattern: it is moved, and never computed with.
 #[derive(Clone, Copy)]
 pub struct Winner {
     bottom: I32x4,
     right: I32x4,
 }
 
-// The lowest bit of where the masks' bits begin in a word; the last one is whether anybody takes the gradient.
 const BOTTOM: u32 = 17;
 const SOME: u32 = 15;
 

@@ -4,9 +4,9 @@
 //! slope 0. Backward spreads the gradient by them, a block of pixels and eight channels at a time, and adds up the kernel's
 //! gradient of that.
 //!
-//! 3×3 kernels over one channel go by [`single`]. Otherwise a window's four pixels are the four of the direct tile, so each sum is the
-//! chain of [`super::tile`], with its error; pooled values and gradients have the bits of convolution, pooling and their backward passes
-//! one after the other.
+//! 3×3 kernels over one channel go by [`single`], with its error. Otherwise a window's four pixels are the four of the direct tile, so each
+//! sum is the chain of [`super::tile`], and pooled values have the bits of convolution and pooling one after the other. The gradient goes to
+//! the largest sum without its bias; where rounding with the bias makes equals of two, pooling's own backward pass takes the first.
 //!
 //! Traffic: forward reads x and writes two values for each four of y; backward reads them back and x again.
 
@@ -99,10 +99,10 @@ fn spread(
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases {
     //! The cases of a convolution with its pooling, in training: the bounds are those of [`super::super::tile`] and
-    //! [`super::super::kernel_gradient`].
+    //! [`super::super::kernel_gradient`]. [`super::super::single`] is not proven to be within them; every case measures that it is.
 
     use super::{GATHERED, Geometry, Winner, forward, kernel_gradient};
-    use crate::conv::cases::{geometries, packed};
+    use crate::conv::cases::{geometries, packed, whole_windows};
     use crate::conv::kernel_gradient::BLOCK;
     use crate::conv::window::cases::pool;
     use crate::epilogue::Fused;
@@ -120,6 +120,7 @@ pub mod cases {
     /// Sizes without padding, the last row and column left out where they are odd.
     pub fn sizes() -> impl Iterator<Item = (usize, Geometry)> {
         geometries()
+            .chain(whole_windows())
             .map(|(images, g)| (images, Geometry { out_h: g.out_h / 2 * 2, out_w: g.out_w / 2 * 2, ..g }))
             .filter(|(_, g)| g.out_h > 0 && g.out_w > 0 && g.bias_classes() == 1 && g.pad_top + g.pad_left == 0)
             .filter(|(_, g)| g.kernel_h * g.kernel_w * g.in_channels <= GATHERED)
@@ -194,7 +195,7 @@ mod tests {
     fn it_has_the_bits_of_convolution_and_pooling_one_after_the_other() {
         let mut random = Random(52);
         for (images, g) in cases::sizes() {
-            // Multiples of 1/4: many ties.
+            // Multiples of 1/4: many ties, and no sum is rounded, by whichever way.
             let mut quarters =
                 |len: usize| -> Vec<f32> { random.vector(len).iter().map(|v| (v * 4.0).round() / 4.0).collect() };
             let (x, kernel) = (quarters(images * g.input_len()), quarters(g.kernel_len()));

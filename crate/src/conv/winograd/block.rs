@@ -16,7 +16,7 @@ pub const BLOCK: usize = 8;
 const POINTS: usize = MOST * MOST;
 
 /// What a chunk of images needs of scratch.
-pub struct Block<'a> {
+struct Block<'a> {
     /// A pixel of zeros.
     outside: &'a mut [Vector],
     /// A tile's columns when they are transformed, \[row\]\[column\]\[channels / 4\].
@@ -24,7 +24,7 @@ pub struct Block<'a> {
     /// \[point\]\[group\]\[channels / 4 and a gap\]\[tile of the group\]\[4 channels\]; [`Block::transpose`] exchanges the last two.
     values: &'a mut [Vector],
     /// \[point\]\[tile\]\[8 channels\].
-    pub products: &'a mut [Vector],
+    products: &'a mut [Vector],
     /// What is between the two passes over products.
     via: &'a mut [Vector],
 }
@@ -52,13 +52,13 @@ pub fn pitch(grid: Grid) -> usize {
 }
 
 /// Tiles in a block.
-pub fn tiles(grid: Grid) -> usize {
+fn tiles(grid: Grid) -> usize {
     groups(grid) * GROUP
 }
 
 impl<'a> Block<'a> {
     /// In scratch, whose contents do not matter.
-    pub fn new(scratch: &'a mut [f32], channels: usize) -> Self {
+    fn new(scratch: &'a mut [f32], channels: usize) -> Self {
         assert_eq!(scratch.len(), scratch_len(channels));
         let [outside, columns, values, products, _] = lengths(channels);
         let (scratch, _) = scratch.as_chunks_mut();
@@ -72,7 +72,7 @@ impl<'a> Block<'a> {
 
     /// Transforms the first `tiles` of a block, at these places: their inputs or their outputs, whichever `pixels` gives.
     #[inline(never)]
-    pub fn fill(
+    fn fill(
         &mut self,
         matrix: Matrix,
         grid: Grid,
@@ -112,14 +112,15 @@ impl<'a> Block<'a> {
 
     /// products = Σ over channels of values · kernel, for the first `tiles` of a block, then transformed: values (i, j) of eight
     /// channels of tile t come to stand at products\[(makes·i + j)·pitch + 2t\].
-    pub fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
+    fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
         products(self.products, self.values, kernel, [grid.points(), groups(grid), tiles]);
         matrix.square(grid.lines, self.products, self.via, [pitch(grid), tiles * WIDTH / LANES]);
     }
 }
 
 /// Transforms all tiles of `count` images, which have so many channels, a block at a time, multiplies each block with each panel of
-/// a packed kernel, transforms the products and calls `finish(products, grid, places of the tiles, first of eight channels)`. `scratch` is of [`scratch_len`].
+/// a packed kernel, transforms the products and calls `finish` with them, their grid, the places of the tiles and the first of eight
+/// channels. `scratch` is of [`scratch_len`].
 #[inline(always)]
 pub fn each_panel(
     scratch: &mut [f32],

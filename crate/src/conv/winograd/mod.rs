@@ -31,7 +31,7 @@ pub mod convolve;
 pub mod input_gradient;
 pub mod kernel_gradient;
 pub mod pack;
-pub mod transform;
+pub(super) mod transform;
 
 #[cfg(any(test, feature = "selftest"))]
 pub mod cases;

@@ -177,7 +177,7 @@ fn both<T: Copy + Add<Output = T> + Sub<Output = T>>(a: T, b: T) -> [T; 2] {
     [a + b, a - b]
 }
 
-mod two {
+pub mod two {
     //! F(2, 3): Bᵀ = \[1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 −1 0 1\], Aᵀ = \[1 1 1 0; 0 1 −1 1\], G = \[1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1\].
 
     use crate::simd::F32x4;
