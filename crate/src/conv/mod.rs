@@ -89,6 +89,13 @@ impl Geometry {
         self.rows().class(row) * (columns.class(self.out_w - 1) + 1) + columns.class(column)
     }
 
+    /// Whether all taps of all outputs lie inside x, without padding.
+    pub fn stays_inside(&self) -> bool {
+        [self.pad_top, self.pad_left] == [0, 0]
+            && (self.out_h - 1) * self.stride_h + self.kernel_h <= self.in_h
+            && (self.out_w - 1) * self.stride_w + self.kernel_w <= self.in_w
+    }
+
     /// Whether that is a bias for this convolution: none, one for all outputs, or a map.
     pub fn takes_bias(&self, bias: &[f32]) -> bool {
         bias.is_empty() || bias.len() == self.out_channels || bias.len() == self.bias_classes() * self.out_channels

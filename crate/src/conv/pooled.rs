@@ -39,14 +39,17 @@ pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], 
         let (image, i) = (i / (rows * columns), i % (rows * columns));
         let window = Window::new([i / columns, i % columns], mapped, g);
         let x = &x[image * g.input_len()..][..g.input_len()];
-        let patch = if in_place { &x[2 * (i / columns * g.in_w + i % columns)..] } else { x };
-        if !in_place {
+        let patch = in_place.then(|| &x[2 * (i / columns * g.in_w + i % columns)..]);
+        if patch.is_none() {
             gather(values, x, window, g);
         }
         let winners = winners.next().unwrap_or(&mut []);
         for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(terms)) {
             let y = &mut y[o..];
-            let sums = if in_place { sums_in_place(patch, panel, [g.in_w, g.kernel_w]) } else { sums(values, panel) };
+            let sums = match patch {
+                Some(patch) => sums_in_place(patch, panel, [g.in_w, g.kernel_w]),
+                None => sums(values, panel),
+            };
             if !window.plain {
                 window.store(y, sums, bias, [o, g.out_channels], f.clamp());
                 continue;
@@ -72,9 +75,7 @@ fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 
 
 /// Whether windows are read in place: one channel, stride 1, all windows whole and nothing of them outside of x.
 fn is_read_in_place(g: Geometry) -> bool {
-    let inside = g.out_h + g.kernel_h <= g.in_h + 1 && g.out_w + g.kernel_w <= g.in_w + 1;
-    let whole = g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2);
-    inside && whole && [g.stride_h, g.stride_w, g.in_channels] == [1; 3] && [g.pad_top, g.pad_left] == [0; 2]
+    g.stays_inside() && g.has_whole_windows() && [g.stride_h, g.stride_w, g.in_channels] == [1; 3]
 }
 
 /// As [`sums`], of the window whose patch x begins with, rows of `width` values: two vectors of weights and four values of x a tap, in a

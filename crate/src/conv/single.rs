@@ -21,7 +21,7 @@
 
 use super::Geometry;
 use super::kernel_gradient::{self, Block, Run, Weights};
-use super::tile::{WIDTH, halves};
+use super::tile::{WIDTH, halves, store_narrow, up_to_eight};
 use super::window::{OUTPUTS, Winner};
 use super::winograd::transform::{kernel_of_two, two};
 use crate::epilogue::{Clamp, Fused};
@@ -42,8 +42,7 @@ type Kernel = [[[f32; WIDTH]; TAPS]; POINTS];
 
 /// Whether this convolution is done here: all windows whole.
 pub fn fits(g: Geometry) -> bool {
-    let whole = g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2);
-    whole && [g.kernel_h, g.kernel_w] == [TAPS; 2] && [g.stride_h, g.stride_w, g.in_channels] == [1; 3]
+    g.has_whole_windows() && [g.kernel_h, g.kernel_w] == [TAPS; 2] && [g.stride_h, g.stride_w, g.in_channels] == [1; 3]
 }
 
 /// The windows of an image in parts of which each is a block, the last one the smallest.
@@ -51,6 +50,12 @@ fn blocks(g: Geometry) -> impl Iterator<Item = Range<usize>> {
     let windows = g.out_h / 2 * (g.out_w / 2);
     let len = windows.div_ceil(windows.div_ceil(WINDOWS));
     (0..windows).step_by(len).map(move |first| first..windows.min(first + len))
+}
+
+/// Where the channels of these windows of an image lie among the pooled values of all images.
+fn pooled_range(image: usize, windows: &Range<usize>, g: Geometry) -> Range<usize> {
+    let first = image * g.pooled_len();
+    first + windows.start * g.out_channels..first + windows.end * g.out_channels
 }
 
 /// Transforms what these windows of x read; zeros outside of x.
@@ -104,8 +109,7 @@ pub fn pool(
     for (image, x) in x.chunks_exact(g.input_len()).enumerate() {
         for windows in blocks(g) {
             transform(patches.as_chunks_mut().0, x, windows.clone(), g);
-            let first = image * g.pooled_len();
-            let values = first + windows.start * g.out_channels..first + windows.end * g.out_channels;
+            let values = pooled_range(image, &windows, g);
             let patches = &patches[..windows.len() * points];
             for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(g.kernel_h * g.kernel_w)) {
                 transform_kernel(&mut kernel, panel);
@@ -168,17 +172,11 @@ fn pool_panel(
             }
         }
         if width < WIDTH {
-            copy(pooled, &spare[0]);
-            copy(words, &spare[1]);
+            store_narrow(pooled, halves(&spare[0]), width);
+            if wanted {
+                store_narrow(words, halves(&spare[1]), width);
+            }
         }
-    }
-}
-
-/// As many values as there are. A call, and no copy by the engine: it has a few.
-#[inline(never)]
-fn copy(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
     }
 }
 
@@ -224,8 +222,7 @@ pub fn kernel_gradient(
     for (image, x) in x.chunks_exact(g.input_len()).enumerate() {
         for windows in blocks(g) {
             transform(&mut patches, x, windows.clone(), g);
-            let first = image * g.pooled_len();
-            let values = first + windows.start * g.out_channels..first + windows.end * g.out_channels;
+            let values = pooled_range(image, &windows, g);
             for o in (0..g.out_channels).step_by(WIDTH) {
                 let [d, winners] = [dpooled, winners].map(|of| &of[values.clone()][o..]);
                 let dbias = dbias.get_mut(o..).unwrap_or(&mut []);
@@ -242,19 +239,10 @@ pub fn kernel_gradient(
 fn spread(gradients: &mut [Block; POINTS], dbias: &mut [f32], [d, winners]: [&[f32]; 2], channels: usize) {
     let width = WIDTH.min((d.len() - 1) % channels + 1);
     let mut sums = [F32x4::zero(); 2];
-    let mut spare = [[0.0; WIDTH]; 2];
     for (i, (d, winners)) in d.chunks(channels).zip(winners.chunks(channels)).enumerate() {
-        let [d, winners] = match (d.first_chunk(), winners.first_chunk()) {
-            (Some(d), Some(winners)) if width == WIDTH => [d, winners],
-            _ => {
-                copy(&mut spare[0], &d[..width]);
-                copy(&mut spare[1], &winners[..width]);
-                [&spare[0], &spare[1]]
-            }
-        };
+        let [d, words] = [d, winners].map(|values| up_to_eight(&values[..width]));
         for half in 0..2 {
-            let [d, word] = [d, winners].map(|of| F32x4::load(&of[half * LANES..]));
-            let [upper_left, upper_right, lower_left, lower_right] = Winner::share(word, d);
+            let [upper_left, upper_right, lower_left, lower_right] = Winner::share(words[half], d[half]);
             let rows = [[upper_left, upper_right], [lower_left, lower_right]].map(two::output_gradients);
             for (point, gradients) in gradients.iter_mut().enumerate() {
                 rows[0][point].store(&mut gradients[i][half * LANES..]);
@@ -263,8 +251,8 @@ fn spread(gradients: &mut [Block; POINTS], dbias: &mut [f32], [d, winners]: [&[f
             sums[half] = sums[half] + (rows[0][1] + rows[1][1]);
         }
     }
-    for (i, dbias) in dbias.iter_mut().enumerate().take(width) {
-        *dbias += sums[i / LANES].to_array()[i % LANES];
+    if !dbias.is_empty() {
+        Weights { dkernel: dbias, stride: channels, width }.add(0, sums);
     }
 }
 

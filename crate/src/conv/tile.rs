@@ -172,10 +172,7 @@ impl Finish {
         let width = WIDTH.min(channels - o);
         let bias = match bias.get(o..) {
             None | Some([]) => [F32x4::zero(); 2],
-            Some(bias) => match bias.first_chunk() {
-                Some(bias) => halves(bias),
-                None => narrow(bias),
-            },
+            Some(bias) => up_to_eight(bias),
         };
         Self { bias, clamp, width }
     }
@@ -208,15 +205,24 @@ impl Finish {
 /// The last panel's store. A call, so that the loops over pixels stay short enough to be unrolled: else the sums live in
 /// memory.
 #[inline(never)]
-fn store_narrow(y: &mut [f32], [low, high]: [F32x4; 2], width: usize) {
+pub(super) fn store_narrow(y: &mut [f32], [low, high]: [F32x4; 2], width: usize) {
     low.store_partial(y, width.min(LANES));
     high.store_partial(&mut y[width.min(LANES)..], width.saturating_sub(LANES));
 }
 
-/// The last panel's bias.
+/// The first eight values, zeros where there are fewer.
+#[inline(always)]
+pub(super) fn up_to_eight(values: &[f32]) -> [F32x4; 2] {
+    match values.first_chunk() {
+        Some(values) => halves(values),
+        None => narrow(values),
+    }
+}
+
+/// The last panel's values.
 #[inline(never)]
-pub(super) fn narrow(bias: &[f32]) -> [F32x4; 2] {
-    halves(&core::array::from_fn(|i| bias.get(i).copied().unwrap_or(0.0)))
+fn narrow(values: &[f32]) -> [F32x4; 2] {
+    halves(&core::array::from_fn(|i| values.get(i).copied().unwrap_or(0.0)))
 }
 
 /// A panel's weights at a term: four output channels and four more.

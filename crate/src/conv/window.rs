@@ -17,6 +17,11 @@ impl Geometry {
         [self.out_h, self.out_w].map(|v| v.div_ceil(2))
     }
 
+    /// Whether each of them holds four outputs.
+    pub fn has_whole_windows(&self) -> bool {
+        self.out_h.is_multiple_of(2) && self.out_w.is_multiple_of(2)
+    }
+
     /// Values in an image of y when it is pooled.
     pub fn pooled_len(&self) -> usize {
         let [rows, columns] = self.windows();

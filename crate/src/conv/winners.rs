@@ -14,15 +14,14 @@ use super::Geometry;
 use super::kernel_gradient::{Block, Rectangle, add_image};
 use super::pooled::forward_pooled;
 use super::single;
-use super::tile::{GATHERED, WIDTH, halves, narrow};
+use super::tile::{GATHERED, up_to_eight};
 use super::window::Winner;
 use crate::epilogue::Fused;
 use crate::simd::LANES;
 use core::ops::Range;
 
 fn check(g: Geometry) {
-    assert!(g.out_h.is_multiple_of(2) && g.out_w.is_multiple_of(2) && g.pad_top == 0 && g.pad_left == 0);
-    assert!((g.out_h - 1) * g.stride_h + g.kernel_h <= g.in_h && (g.out_w - 1) * g.stride_w + g.kernel_w <= g.in_w);
+    assert!(g.has_whole_windows() && g.stays_inside());
     assert!(g.kernel_h * g.kernel_w * g.in_channels <= GATHERED);
 }
 
@@ -83,10 +82,7 @@ fn spread(
         let first = (row / 2 * (g.out_w / 2) + columns.start) * g.out_channels + channels.start;
         let read = dpooled[first..].chunks(g.out_channels).zip(winners[first..].chunks(g.out_channels));
         for (pair, (d, winners)) in pairs.iter_mut().zip(read) {
-            let [d, winners] = match (d.first_chunk(), winners.first_chunk()) {
-                (Some(d), Some(winners)) if channels.len() == WIDTH => [halves(d), halves(winners)],
-                _ => [narrow(&d[..channels.len()]), narrow(&winners[..channels.len()])],
-            };
+            let [d, winners] = [d, winners].map(|values| up_to_eight(&values[..channels.len()]));
             let outputs = [0, 1].map(|half| Winner::share(winners[half], d[half]));
             for (column, dy) in pair.iter_mut().enumerate() {
                 outputs[0][row % 2 * 2 + column].store(dy);
