@@ -33,7 +33,7 @@ describe("a 2×2 max pooling goes into the convolution before it", () => {
 
   test("also the second of two pairs", () => {
     expect(made([28, 28, 1], conv(), max(), conv(), max())).toEqual([
-      ["conv2d", 13, 13, 8],
+      ["conv2d", 12, 12, 8],
       ["conv2d", 5, 5, 8],
     ]);
   });

@@ -39,7 +39,8 @@ export function winnersOfPooling(given: readonly Node[], learns: readonly boolea
     const [from = -1] = inputs;
     const node = given[from];
     if (!(operation instanceof PoolingWithSlope) || node === undefined) return;
-    if (!learns[from] || node.inputs.some((i) => learns[i]) || !operation.halves(node.outputShape)) return;
+    if (!learns[from] || node.inputs.some((i) => learns[i]) || !operation.halves(node.outputShape, reader.outputShape))
+      return;
     const { convolution } = operation;
     const sizes = convolution.sizes(batch, node.inputShapes[0] ?? [], node.outputShape);
     if (!leavesWinners(sizes, convolution.fused)) return;
@@ -60,9 +61,9 @@ class PoolingWithSlope extends Rewritten {
     this.convolution = convolution;
   }
 
-  /** Whether its windows are 2×2, side by side, and cover an input of this shape. */
-  halves(shape: Shape): boolean {
-    const window = this.#pooling.window(shape);
+  /** Whether its windows are 2×2, side by side, and cover the input. */
+  halves(input: Shape, output: Shape): boolean {
+    const window = this.#pooling.window(input, output);
     return halves(window) && window.inHeight % 2 === 0 && window.inWidth % 2 === 0;
   }
 

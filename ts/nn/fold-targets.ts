@@ -174,7 +174,7 @@ function isPooling(operation: Operation): operation is MaxPooling2d | AveragePoo
 
 /** Why an affine map of each channel before a pooling is not the same map after it, or null. */
 function poolingObstacle(node: Node, norm: BatchNormalization, find: FindValues): string | null {
-  const { operation, layer, inputShapes } = node;
+  const { operation, layer, inputShapes, outputShape } = node;
   if (operation instanceof MaxPooling2d) {
     // With γ ≥ 0 the map never falls, so the largest value stays the largest; padding takes no part.
     const channel = find(norm).gamma?.findIndex((gamma) => !(gamma >= 0)) ?? -1;
@@ -182,7 +182,7 @@ function poolingObstacle(node: Node, norm: BatchNormalization, find: FindValues)
   }
   // A mean of s·x + o is s·(mean of x) + o, unless zeros take part that were not normalised.
   const counts = operation instanceof AveragePooling2d && operation.countPadding;
-  const padded = counts && isClipped(operation.window(inputShapes[0] ?? []));
+  const padded = counts && isClipped(operation.window(inputShapes[0] ?? [], outputShape));
   return padded ? `"${layer.name}" counts padding, which is not normalised` : null;
 }
 

@@ -23,7 +23,7 @@ export function fusePoolings(all: readonly Node[]): {
     const producer = nodes[from];
     if (!(pooling instanceof MaxPooling2d) || producer === undefined || readersOf(nodes, from).length > 1) continue;
     const { operation: convolution, outputShape: convolved } = producer;
-    if (!(convolution instanceof Conv2d) || !halves(pooling.window(convolved))) continue;
+    if (!(convolution instanceof Conv2d) || !halves(pooling.window(convolved, outputShape))) continue;
     const sizes = convolution.sizes(1, producer.inputShapes[0] ?? [], convolved);
     if (!poolsInKernel(sizes, convolution.fused)) continue;
     const operation = new PooledConv2d(convolution, convolved, outputShape);

@@ -110,6 +110,15 @@ export function resolveWindow(
   };
 }
 
+/** What of an image, counted from its first corner, windows read. With "same" the pads depend on its size, so all of it. */
+export function readBy(window: Window, padding: Padding): Shape {
+  const { inHeight, inWidth, channels, outHeight, outWidth } = window;
+  if (padding === "same") return [inHeight, inWidth, channels];
+  const height = (outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
+  const width = (outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
+  return [Math.min(inHeight, height), Math.min(inWidth, width), channels];
+}
+
 /** Whether some window reaches over the border of the image. */
 export function isClipped(window: Window): boolean {
   const bottom = (window.outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;

@@ -135,8 +135,8 @@ export interface Operation {
   phases?(split: SplitBatch, inputs: readonly Shape[]): Phases | null;
   /** Multiplications of the forward pass over one sample; without this method a few a value. */
   multiplyAdds?(inputs: readonly Shape[], output: Shape): number;
-  /** The part of an input, counted from its first corner, that is read; without this method all of it. */
-  inputRead?(input: Shape): Shape;
+  /** The part of an input, counted from its first corner, that `output` is made of; without this method all of it. */
+  inputRead?(input: Shape, output: Shape): Shape;
   /** Whether `emitInference` returns its input. */
   readonly identityInInference?: boolean;
   /** Whether another node of the plan makes the gradients of its layer's variables. */

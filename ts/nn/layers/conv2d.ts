@@ -4,7 +4,7 @@ import type { Region } from "../../runtime/program.js";
 import { type Shape, sizeOf } from "../../runtime/shape.js";
 import { emitWinners, emitWinnersGradient, inferenceWay, trainingWay } from "../convolution.js";
 import type { Convolution, ConvolutionSizes, ConvolutionWay } from "../convolution-way.js";
-import { checkPadding, checkPair, type Padding, type Pair, resolveWindow, type Window } from "../geometry.js";
+import { checkPadding, checkPair, type Padding, type Pair, readBy, resolveWindow, type Window } from "../geometry.js";
 import {
   type Emission,
   Layer,
@@ -83,6 +83,10 @@ export class Conv2d extends Layer {
         ? [{ name: "bias", shape: [this.filters], initializer: "zeros", trainable: true } as const]
         : []),
     ];
+  }
+
+  inputRead(input: Shape, output: Shape): Shape {
+    return readBy(this.sizes(1, input, output).window, this.#padding);
   }
 
   multiplyAdds(inputs: readonly Shape[], output: Shape): number {

@@ -1,9 +1,10 @@
-import { type Shape, sameShape } from "../../runtime/shape.js";
+import type { Shape } from "../../runtime/shape.js";
 import {
   checkPadding,
   checkPair,
   type Padding,
   type Pair,
+  readBy,
   resolveWindow,
   type Window,
   windowArguments,
@@ -22,6 +23,7 @@ export interface Pooling2dOptions extends LayerOptions {
 
 /** What poolings share: a window that runs over each channel of an image. */
 export abstract class Pooling2d extends Layer {
+  readonly croppable = true;
   readonly #poolSize: readonly [number, number];
   readonly #strides: readonly [number, number];
   readonly #padding: Padding;
@@ -34,9 +36,11 @@ export abstract class Pooling2d extends Layer {
     this.#padding = checkPadding(`${what}: padding`, padding);
   }
 
-  /** The window over samples of this shape. */
-  window(shape: Shape): Window {
-    return resolveWindow(this.what, shape, this.#poolSize, this.#strides, this.#padding);
+  /** The window over samples of this shape; of its outputs the first ones, where a plan asks for less than all. */
+  window(shape: Shape, output?: Shape): Window {
+    const window = resolveWindow(this.what, shape, this.#poolSize, this.#strides, this.#padding);
+    const [outHeight = window.outHeight, outWidth = window.outWidth] = output ?? [];
+    return { ...window, outHeight, outWidth };
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
@@ -44,13 +48,8 @@ export abstract class Pooling2d extends Layer {
     return [outHeight, outWidth, channels];
   }
 
-  inputRead(input: Shape): Shape {
-    const { inHeight, inWidth, outHeight, outWidth, ...window } = this.window(input);
-    const height = (outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
-    const width = (outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
-    const read = [Math.min(inHeight, height), Math.min(inWidth, width), window.channels];
-    // With "same" the pads depend on the size, so another size is another pooling.
-    return sameShape(this.outputShape([read]), this.outputShape([input])) && this.#padding !== "same" ? read : input;
+  inputRead(input: Shape, output: Shape): Shape {
+    return readBy(this.window(input, output), this.#padding);
   }
 
   protected override ownConfig(): Record<string, unknown> {
