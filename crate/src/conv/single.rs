@@ -21,7 +21,7 @@
 
 use super::Geometry;
 use super::kernel_gradient::{self, Block, Run, Weights};
-use super::tile::{WIDTH, halves, store_narrow, up_to_eight};
+use super::tile::{WIDTH, halves, up_to_eight};
 use super::window::{OUTPUTS, Winner};
 use super::winograd::transform::{kernel_of_two, two};
 use crate::epilogue::{Clamp, Fused};
@@ -101,23 +101,23 @@ pub fn pool(
     g: Geometry,
     f: Fused,
 ) {
-    let mut patches = [0.0; WINDOWS * POINTS * POINTS];
-    let patches: &mut [[f32; POINTS]] = patches.as_chunks_mut().0;
+    let mut patches = [[[0.0; POINTS]; POINTS]; WINDOWS];
     let mut kernel = [[[0.0; WIDTH]; TAPS]; POINTS];
-    // POINTS, but the compiler must not know.
-    let points = g.kernel_w + 1;
+    let mut products = [[[[[0.0; LANES]; 2]; WINDOWS]; POINTS]; 2];
     for (image, x) in x.chunks_exact(g.input_len()).enumerate() {
         for windows in blocks(g) {
-            transform(patches.as_chunks_mut().0, x, windows.clone(), g);
+            transform(&mut patches, x, windows.clone(), g);
             let values = pooled_range(image, &windows, g);
-            let patches = &patches[..windows.len() * points];
-            for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(g.kernel_h * g.kernel_w)) {
+            for (o, panel) in (0..g.out_channels).step_by(WIDTH).zip(panels.chunks_exact(TAPS * TAPS)) {
                 transform_kernel(&mut kernel, panel);
-                let kernel = &kernel[..points];
-                let pooled = &mut pooled[values.clone()][o..];
-                let epilogue = (&core::array::from_fn(|i| bias.get(o + i).copied().unwrap_or(0.0)), f.clamp());
-                let winners = winners.get_mut(values.clone()).map_or(&mut [][..], |winners| &mut winners[o..]);
-                pool_panel([pooled, winners], patches, kernel, epilogue, g.out_channels);
+                multiply(&mut products, &patches[..windows.len()], &kernel);
+                let halves = (o..g.out_channels).step_by(LANES);
+                for (o, products) in halves.zip(&products) {
+                    let pooled = &mut pooled[values.clone()][o..];
+                    let winners = winners.get_mut(values.clone()).map_or(&mut [][..], |winners| &mut winners[o..]);
+                    let bias = bias.get(o..).map_or(F32x4::zero(), F32x4::load_up_to);
+                    pool_products([pooled, winners], products, windows.len(), (bias, f.clamp()), g.out_channels);
+                }
             }
         }
     }
@@ -136,73 +136,56 @@ fn transform_kernel(kernel: &mut Kernel, panel: &[[f32; WIDTH]]) {
     }
 }
 
-/// Up to eight channels of windows, `channels` values from one to the next, and their winners, unless there is no room.
+/// Products of windows for four channels, \[point\]\[window\]\[row of outputs\].
+type Products = [[[[f32; LANES]; 2]; WINDOWS]; POINTS];
+
+/// The products of windows, four channels and four more. Point by point, the kernel's six vectors of it in registers.
 #[inline(never)]
-fn pool_panel(
-    [pooled, winners]: [&mut [f32]; 2],
-    patches: &[[f32; POINTS]],
-    kernel: &[[[f32; WIDTH]; TAPS]],
-    (bias, clamp): (&[f32; WIDTH], Clamp),
-    channels: usize,
-) {
-    let mut products = [[[[0.0; LANES]; 2]; POINTS]; 2];
-    // From the panel's first channel on, the last window holds what is left of its channels.
-    let width = WIDTH.min((pooled.len() - 1) % channels + 1);
-    let wanted = !winners.is_empty();
-    // Not a number that the compiler knows, or it would unroll.
-    let count = width.div_ceil(LANES);
-    let mut winners = winners.chunks_mut(channels);
-    let mut spare = [[0.0; WIDTH]; 2];
-    for (pooled, patch) in pooled.chunks_mut(channels).zip(patches.chunks_exact(kernel.len())) {
-        multiply(&mut products, patch, kernel);
-        let pooled = &mut pooled[..width];
-        let words = winners.next().map_or(&mut [][..], |words| &mut words[..width]);
-        let [best, found] = match (pooled.first_chunk_mut(), words.first_chunk_mut()) {
-            (Some(best), Some(found)) => [best, found],
-            (Some(best), None) => [best, &mut spare[1]],
-            _ => spare.each_mut(),
-        };
-        // One half after the other: both at once are more than V8 has registers for.
-        for (i, products) in products.iter().enumerate().take(count) {
-            let (largest, winner) = Winner::find(outputs(products));
-            let largest = largest + F32x4::load(&bias[i * LANES..]);
-            clamp.apply(largest).store(&mut best[i * LANES..]);
-            if wanted {
-                winner.word(clamp.between(largest)).store(&mut found[i * LANES..]);
-            }
-        }
-        if width < WIDTH {
-            store_narrow(pooled, halves(&spare[0]), width);
-            if wanted {
-                store_narrow(words, halves(&spare[1]), width);
+fn multiply(products: &mut [Products; 2], patches: &[Patch], kernel: &Kernel) {
+    let [low, high] = products;
+    for (point, ((low, high), u)) in low.iter_mut().zip(high).zip(kernel).enumerate() {
+        let u = u.map(|u| halves(&u));
+        for ((low, high), patch) in low.iter_mut().zip(high).zip(patches) {
+            let t = patch[point].map(F32x4::splat);
+            for (half, to) in [low, high].into_iter().enumerate() {
+                for (row, to) in to.iter_mut().enumerate() {
+                    let sum = t[row + 1].mul_add(u[1][half], t[row] * u[0][half]);
+                    t[row + 2].mul_add(u[2][half], sum).store(to);
+                }
             }
         }
     }
 }
 
-/// Products of a window for four channels, \[point\]\[row of outputs\].
-type Products = [[[f32; LANES]; 2]; POINTS];
-
-/// The products of a window, four channels and four more.
-#[inline(always)]
-fn multiply(products: &mut [Products; 2], patch: &[[f32; POINTS]], kernel: &[[[f32; WIDTH]; TAPS]]) {
-    for (point, (t, u)) in patch.iter().zip(kernel).enumerate() {
-        let t = t.map(F32x4::splat);
-        let u = u.map(|u| halves(&u));
-        for half in 0..2 {
-            for row in 0..2 {
-                let sum = t[row + 1].mul_add(u[1][half], t[row] * u[0][half]);
-                t[row + 2].mul_add(u[2][half], sum).store(&mut products[half][point][row]);
-            }
+/// Up to four channels of so many windows, `channels` values from one to the next, and their winners, unless there is no room.
+#[inline(never)]
+fn pool_products(
+    [pooled, winners]: [&mut [f32]; 2],
+    products: &Products,
+    windows: usize,
+    (bias, clamp): (F32x4, Clamp),
+    channels: usize,
+) {
+    // The last window ends behind what is left of its channels.
+    let width = LANES.min((pooled.len() - 1) % channels + 1);
+    let products = products.each_ref().map(|of_point| &of_point[..windows]);
+    let wanted = !winners.is_empty();
+    for window in 0..windows {
+        let (largest, winner) = Winner::find(outputs(products.map(|of_point| &of_point[window])));
+        let largest = largest + bias;
+        let values = window * channels..window * channels + width;
+        clamp.apply(largest).store_up_to(&mut pooled[values.clone()]);
+        if wanted {
+            winner.word(clamp.between(largest)).store_up_to(&mut winners[values]);
         }
     }
 }
 
 /// A window's outputs without bias.
 #[inline(always)]
-fn outputs(products: &Products) -> [F32x4; OUTPUTS] {
+fn outputs(products: [&[[f32; LANES]; 2]; POINTS]) -> [F32x4; OUTPUTS] {
     let [[a, b], [c, d]] = [0, 1].map(|row| {
-        let m = [0, 1, 2, 3].map(|point| F32x4::load(&products[point][row]));
+        let m = products.map(|of_point| F32x4::load(&of_point[row]));
         [m[0] + (m[1] + m[2]), m[1] - m[2] + m[3]]
     });
     [a, b, c, d]
