@@ -18,8 +18,8 @@ const DEPTH: usize = 128;
 
 /// A as rows of C see it.
 trait Left: Copy {
-    /// Calls `step(k, values of A in rows m..m + P at first + k)` for each k < depth.
-    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, step: impl FnMut(usize, [f32; P]));
+    /// Calls `step(values of A in rows m..m + P at first + k, row k of B)` for each row of a block of B, from `first` on.
+    fn each<const P: usize, B>(self, m: usize, first: usize, block: &[B], step: impl FnMut([f32; P], &B));
 }
 
 /// Rows of A lie in memory as rows of `width` values.
@@ -31,14 +31,10 @@ struct Rows<'a> {
 
 impl Left for Rows<'_> {
     #[inline(always)]
-    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, mut step: impl FnMut(usize, [f32; P])) {
-        let rows: [&[f32]; P] = core::array::from_fn(|p| &self.values[(m + p) * self.width + first..][..depth]);
-        for k in 0..depth {
-            let mut values = [0.0; P];
-            for (value, row) in values.iter_mut().zip(&rows) {
-                *value = row[k];
-            }
-            step(k, values);
+    fn each<const P: usize, B>(self, m: usize, first: usize, block: &[B], mut step: impl FnMut([f32; P], &B)) {
+        let rows: [&[f32]; P] = core::array::from_fn(|p| &self.values[(m + p) * self.width + first..][..block.len()]);
+        for (k, b) in block.iter().enumerate() {
+            step(rows.map(|row| row[k]), b);
         }
     }
 }
@@ -53,9 +49,9 @@ struct Transposed<'a> {
 
 impl Left for Transposed<'_> {
     #[inline(always)]
-    fn each<const P: usize>(self, m: usize, first: usize, depth: usize, mut step: impl FnMut(usize, [f32; P])) {
-        for (k, row) in self.values[first * self.width..].chunks_exact(self.width).take(depth).enumerate() {
-            step(k, *row[self.at + m..].first_chunk().expect("m + P rows"));
+    fn each<const P: usize, B>(self, m: usize, first: usize, block: &[B], mut step: impl FnMut([f32; P], &B)) {
+        for (row, b) in self.values[first * self.width..].chunks_exact(self.width).zip(block) {
+            step(*row[self.at + m..].first_chunk().expect("m + P rows"), b);
         }
     }
 }
@@ -148,7 +144,8 @@ struct Finish<const V: usize> {
     clamp: Clamp,
 }
 
-#[inline(always)]
+/// A call: V8 unrolls loops by how deep they lie in others, and would then have no registers for the sums.
+#[inline(never)]
 fn tile<const V: usize, const P: usize>(
     c: &mut [f32],
     columns: usize,
@@ -168,8 +165,7 @@ fn tile<const V: usize, const P: usize>(
             }
         }
     }
-    a.each::<P>(m, first, block.len(), |k, a| {
-        let b = block[k];
+    a.each::<P, _>(m, first, block, |a, b| {
         for p in 0..P {
             let a = F32x4::splat(a[p]);
             for v in 0..V {
