@@ -11,15 +11,36 @@
 
 use super::block::{self, pitch};
 use super::pack::panel_len;
-use super::transform::{Matrix, Vector};
+use super::transform::{Line, Matrix, Vector};
 use super::{Grid, Place, Tiling};
 use crate::conv::tile::{Finish, WIDTH, bias_of};
 use crate::conv::window::{Window, largest};
 use crate::epilogue::{Clamp, Fused};
 use crate::simd::F32x4;
 
-/// Most outputs of a tile.
-const OUTPUTS_OF_TILE: usize = 16;
+/// Most outputs in a block: four tiles of 4×4.
+const OUTPUTS_OF_BLOCK: usize = 64;
+
+/// An output of a block.
+#[derive(Clone, Copy, Default)]
+struct Output {
+    /// Where its sums stand among the products.
+    sums: usize,
+    /// Where its channels begin in y.
+    at: usize,
+    /// Of its bias in a map.
+    class: usize,
+}
+
+/// A pooling window of a block.
+#[derive(Clone, Copy, Default)]
+struct Pooled {
+    /// Where the sums of its first output stand among the products.
+    sums: usize,
+    /// Where its channels begin in y.
+    at: usize,
+    window: Window,
+}
 
 /// For the images that x and y hold; `packed` is from [`super::pack`], `bias` as in [`crate::conv::forward`]; `scratch` is of
 /// [`block::scratch_len`] for x's channels, and what it holds does not matter.
@@ -27,49 +48,46 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
     let g = tiling.g;
     assert!(x.len() * g.output_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.output_len()));
     assert!(g.takes_bias(bias));
-    let mapped = bias.len() > g.out_channels;
-    // Of each output of a block that there is: where its channels begin in y, and the class of its bias.
-    let mut outputs = [[None; OUTPUTS_OF_TILE]; block::BLOCK];
+    let mut outputs = [Output::default(); OUTPUTS_OF_BLOCK];
+    let mut count = 0;
     each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
-        let columns = grid.lines[1].outputs();
-        let count = grid.lines[0].outputs() * columns;
         if o == 0 {
-            for (outputs, place) in outputs.iter_mut().zip(places) {
-                let pixels = grid.outputs(*place);
-                for (p, output) in outputs[..count].iter_mut().enumerate() {
-                    let [i, j] = [p / columns, p % columns];
-                    let class = || if mapped { g.bias_class(place[1] + i, place[2] + j) } else { 0 };
-                    *output = pixels.start(y.len(), [i, j]).map(|at| [at, class()]);
-                }
-            }
+            count = list_outputs(&mut outputs, y.len(), grid, places, bias.len() > g.out_channels);
         }
         let finish = |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), o, g.out_channels);
-        store_outputs(&mut y[o..], products, &outputs[..places.len()], [count, pitch(grid)], finish);
+        store_outputs(&mut y[o..], products, &outputs[..count], finish);
     });
     f.finish(y);
 }
 
-/// Writes eight channels of the outputs of a block, `count` of each tile. A call: in the loop over blocks V8 would have no registers
-/// left for it.
+/// Lists the outputs of a block that there are in y, of `len` values; how many.
 #[inline(never)]
-fn store_outputs(
-    y: &mut [f32],
-    products: &[Vector],
-    outputs: &[[Option<[usize; 2]>; OUTPUTS_OF_TILE]],
-    [count, pitch]: [usize; 2],
-    finish: impl Fn(usize) -> Finish,
-) {
+fn list_outputs(list: &mut [Output], len: usize, grid: Grid, places: &[Place], mapped: bool) -> usize {
+    let mut count = 0;
+    let [rows, columns] = grid.lines.map(Line::outputs);
+    for (t, place) in places.iter().enumerate() {
+        let pixels = grid.outputs(*place);
+        for p in 0..rows * columns {
+            let [i, j] = [p / columns, p % columns];
+            let Some(at) = pixels.start(len, [i, j]) else { continue };
+            let class = if mapped { grid.g.bias_class(place[1] + i, place[2] + j) } else { 0 };
+            list[count] = Output { sums: p * pitch(grid) + 2 * t, at, class };
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Writes eight channels of outputs. A call: in the loop over blocks V8 would have no registers left for it.
+#[inline(never)]
+fn store_outputs(y: &mut [f32], products: &[Vector], outputs: &[Output], finish: impl Fn(usize) -> Finish) {
     // With one bias for all outputs the class never changes; with a map it seldom does.
     let mut current = (0, finish(0));
-    for (t, outputs) in outputs.iter().enumerate() {
-        for (products, output) in products[2 * t..].chunks(pitch).zip(&outputs[..count]) {
-            if let &Some([at, class]) = output {
-                if class != current.0 {
-                    current = (class, finish(class));
-                }
-                current.1.store(&mut y[at..], [F32x4::load(&products[0]), F32x4::load(&products[1])]);
-            }
+    for &Output { sums, at, class } in outputs {
+        if class != current.0 {
+            current = (class, finish(class));
         }
+        current.1.store(&mut y[at..], [F32x4::load(&products[sums]), F32x4::load(&products[sums + 1])]);
     }
 }
 
@@ -86,51 +104,61 @@ pub fn convolve_pooled(
     let g = tiling.g;
     assert!(x.len() * g.pooled_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.pooled_len()));
     assert!(g.takes_bias(bias) && f.is_clamp());
-    let [all_rows, all_columns] = g.windows();
-    // Of each window of a block's tiles that there is: where its channels begin in y.
-    let mut windows = [[None; OUTPUTS_OF_TILE / 4]; block::BLOCK];
+    let mut windows = [Pooled::default(); OUTPUTS_OF_BLOCK / 4];
+    let mut count = 0;
     each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
-        let columns = grid.lines[1].outputs() / 2;
-        let count = grid.lines[0].outputs() / 2 * columns;
         if o == 0 {
-            for (windows, &[image, row, column]) in windows.iter_mut().zip(places) {
-                for (p, window) in windows[..count].iter_mut().enumerate() {
-                    let [row, column] = [row / 2 + p / columns, column / 2 + p % columns];
-                    *window = (row < all_rows && column < all_columns).then(|| {
-                        let at = ((image * all_rows + row) * all_columns + column) * g.out_channels;
-                        (at, Window::new([row, column], bias.len() > g.out_channels, g))
-                    });
-                }
-            }
+            count = list_windows(&mut windows, grid, places, bias.len() > g.out_channels);
         }
-        let epilogue = (bias, f.clamp(), g.out_channels);
-        store_windows(y, products, &windows[..places.len()], [count, columns, pitch(grid)], epilogue, o);
+        let row = grid.lines[1].outputs() * pitch(grid);
+        store_windows(y, products, &windows[..count], [pitch(grid), row], (bias, f.clamp(), g.out_channels), o);
     });
 }
 
-/// Writes eight channels, from o on, of the windows of a block, `count` of each tile in rows of `columns`. A call as
-/// [`store_outputs`] is.
+/// Lists the windows of a block that there are; how many.
+#[inline(never)]
+fn list_windows(list: &mut [Pooled], grid: Grid, places: &[Place], mapped: bool) -> usize {
+    let mut count = 0;
+    let [all_rows, all_columns] = grid.g.windows();
+    let [rows, columns] = grid.lines.map(|line| line.outputs() / 2);
+    for (t, &[image, row, column]) in places.iter().enumerate() {
+        for p in 0..rows * columns {
+            let [i, j] = [p / columns, p % columns];
+            let [row, column] = [row / 2 + i, column / 2 + j];
+            if row < all_rows && column < all_columns {
+                let at = ((image * all_rows + row) * all_columns + column) * grid.g.out_channels;
+                let sums = (4 * i * columns + 2 * j) * pitch(grid) + 2 * t;
+                list[count] = Pooled { sums, at, window: Window::new([row, column], mapped, grid.g) };
+                count += 1;
+            }
+        }
+    }
+    count
+}
+
+/// Writes eight channels, from o on, of windows, whose outputs' sums lie `column` and `row` apart. A call as [`store_outputs`] is.
 #[inline(never)]
 fn store_windows(
     y: &mut [f32],
     products: &[Vector],
-    windows: &[[Option<(usize, Window)>; OUTPUTS_OF_TILE / 4]],
-    [count, columns, pitch]: [usize; 3],
+    windows: &[Pooled],
+    [column, row]: [usize; 2],
     (bias, clamp, channels): (&[f32], Clamp, usize),
     o: usize,
 ) {
-    for (t, windows) in windows.iter().enumerate() {
-        for (p, window) in windows[..count].iter().enumerate() {
-            let Some((at, window)) = window else { continue };
-            let y = &mut y[at + o..];
-            let first = (4 * (p / columns) * columns + 2 * (p % columns)) * pitch + 2 * t;
-            let outputs = [0, 1, 2 * columns, 2 * columns + 1].map(|output| first + output * pitch);
-            let sums = [0, 1].map(|half| outputs.map(|at| F32x4::load(&products[at + half])));
-            if window.plain {
-                Finish::new(window.bias(bias, channels), clamp, o, channels).store(y, sums.map(largest));
-            } else {
-                window.store(y, sums, bias, [o, channels], clamp);
-            }
+    let finish = |window: &Window| Finish::new(window.bias(bias, channels), clamp, o, channels);
+    let mapped = bias.len() > channels;
+    let one = Finish::new(if mapped { &[] } else { bias }, clamp, o, channels);
+    for Pooled { sums, at, window } in windows {
+        let y = &mut y[at + o..];
+        let products = &products[*sums..];
+        let sums = [0, 1].map(|half| [0, column, row, row + column].map(|at| F32x4::load(&products[at + half])));
+        if !window.plain {
+            window.store(y, sums, bias, [o, channels], clamp);
+        } else if mapped {
+            finish(window).store(y, sums.map(largest));
+        } else {
+            one.store(y, sums.map(largest));
         }
     }
 }
