@@ -164,6 +164,14 @@ pub fn transform_tile(
 ) {
     let (whole, vectors) = (pixels.channels / LANES, pixels.channels.div_ceil(LANES));
     let takes = matrix.takes(lines[1]);
+    if whole == vectors && pixels.are_inside(images.len(), lines.map(|line| matrix.takes(line))) {
+        // A row's pixels are one run of memory.
+        let run = takes * vectors;
+        let mut from: Streams = [&[]; MOST];
+        set(&mut from, matrix.takes(lines[0]), |i| &images[pixels.rows[i] + pixels.columns[0]..].as_chunks().0[..run]);
+        matrix.apply(lines[0], &from, columns, [run, 1]);
+        return matrix.rows(lines, columns, [vectors; 2], to, steps);
+    }
     for j in 0..takes {
         let mut from: Streams = [&[]; MOST];
         set(&mut from, matrix.takes(lines[0]), |i| {

@@ -169,6 +169,12 @@ impl Pixels {
         pixels
     }
 
+    /// Whether the first rows and columns, so many, are all inside images of `len` values.
+    fn are_inside(&self, len: usize, [rows, columns]: [usize; 2]) -> bool {
+        let last = self.rows[rows - 1] + self.columns[columns - 1];
+        self.rows[0] + self.columns[0] < OUTSIDE && last < len
+    }
+
     /// Where pixel (i, j) begins among `len` values of images; nothing outside.
     #[inline(always)]
     fn start(&self, len: usize, [i, j]: [usize; 2]) -> Option<usize> {

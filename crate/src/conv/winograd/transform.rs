@@ -111,6 +111,7 @@ impl Matrix {
     }
 
     /// Both passes, over values (i, j) that begin at values\[(takes·i + j)·pitch\]; in their place stands what comes out.
+    #[inline(never)]
     pub fn square(
         self,
         [rows, line]: [Line; 2],
@@ -118,12 +119,11 @@ impl Matrix {
         via: &mut [Vector],
         [pitch, count]: [usize; 2],
     ) {
-        let takes = self.takes(line);
+        // All columns are one run of memory, gaps between `count` and `pitch` included.
+        let run = self.takes(line) * pitch;
         let mut from: Streams = [&[]; MOST];
-        for j in 0..takes {
-            set(&mut from, self.takes(rows), |i| &values[(takes * i + j) * pitch..][..count]);
-            self.apply(rows, &from, &mut via[j * pitch..], [takes * pitch, 1]);
-        }
+        set(&mut from, self.takes(rows), |i| &values[i * run..][..run]);
+        self.apply(rows, &from, via, [run, 1]);
         self.rows([rows, line], via, [pitch, count], values, [pitch, 1]);
     }
 }
