@@ -1,7 +1,7 @@
 //! A block of tiles: their values at all points, transformed, and what becomes of them by a panel of a packed kernel.
 
 use super::pack::panel_len;
-use super::transform::{Line, MOST, Matrix, Streams, Vector, set};
+use super::transform::{Line, MOST, Matrix, Streams, Vector, largest_outputs, set};
 use super::{Grid, Pixels, Place, Tiling, depth, stride};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
@@ -110,26 +110,42 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// products = Σ over channels of values · kernel, for the first `tiles` of a block, then transformed: values (i, j) of eight
-    /// channels of tile t come to stand at products\[(makes·i + j)·pitch + 2t\].
-    fn multiply(&mut self, matrix: Matrix, grid: Grid, kernel: &[f32], tiles: usize) {
-        products(self.products, self.values, kernel, [grid.points(), groups(grid), tiles]);
-        matrix.square(grid.lines, self.products, self.via, [pitch(grid), tiles * WIDTH / LANES]);
+}
+
+/// Products of a block with a panel: eight channels of each tile at each point.
+pub struct Products<'a> {
+    values: &'a mut [Vector],
+    via: &'a mut [Vector],
+    grid: Grid,
+}
+
+impl Products<'_> {
+    /// Transformed: value (i, j) of eight channels of tile t comes to stand at (makes·i + j)·pitch + 2t.
+    pub fn transform(&mut self, matrix: Matrix) -> &[Vector] {
+        let pitch = pitch(self.grid);
+        matrix.square(self.grid.lines, self.values, self.via, [pitch; 2]);
+        self.values
+    }
+
+    /// As outputs, of each 2×2 the largest: window (i, j) of eight channels of tile t at (windows in a row·i + j)·pitch + 2t.
+    pub fn largest_outputs(&mut self) -> &[Vector] {
+        largest_outputs(self.grid.lines, self.values, self.via, pitch(self.grid));
+        self.values
     }
 }
 
 /// Transforms all tiles of `count` images, which have so many channels, a block at a time, multiplies each block with each panel of
-/// a packed kernel, transforms the products and calls `finish` with them, their grid, the places of the tiles and the first of eight
-/// channels. `scratch` is of [`scratch_len`].
+/// a packed kernel, and calls `finish` with the products, their grid, the places of the tiles and the first of eight channels.
+/// `scratch` is of [`scratch_len`].
 #[inline(always)]
 pub fn each_panel(
     scratch: &mut [f32],
     (images, count, channels): (&[f32], usize, usize),
     packed: &[f32],
     tiling: Tiling,
-    [transform, of_products]: [Matrix; 2],
+    transform: Matrix,
     pixels: fn(Grid, Place) -> Pixels,
-    mut finish: impl FnMut(&[Vector], Grid, &[Place], usize),
+    mut finish: impl FnMut(Products, Grid, &[Place], usize),
 ) {
     let mut block = Block::new(scratch, channels);
     let mut places = [Place::default(); BLOCK];
@@ -142,8 +158,10 @@ pub fn each_panel(
             grid.places(first, &mut places);
             block.fill(transform, grid, (&places, tiles), images, pixels);
             for (panel, packed) in packed.chunks_exact(panel_len(channels, tiling)).enumerate() {
-                block.multiply(of_products, grid, &packed[kernels..][..kernel_len], tiles);
-                finish(block.products, grid, &places[..tiles], panel * WIDTH);
+                let kernel = &packed[kernels..][..kernel_len];
+                products(block.products, block.values, kernel, [grid.points(), groups(grid), tiles]);
+                let products = Products { values: block.products, via: block.via, grid };
+                finish(products, grid, &places[..tiles], panel * WIDTH);
             }
         }
         kernels += kernel_len;

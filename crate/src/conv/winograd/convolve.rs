@@ -9,7 +9,7 @@
 //! first time; the packed kernel once for each block; y is written once, pooled it is a quarter of that. For 10×10 outputs, 32 to 64
 //! channels, products run at 0.93 of the multiply-add limit, all of it at 0.63.
 
-use super::block::{self, pitch};
+use super::block::{self, Products, pitch};
 use super::pack::panel_len;
 use super::transform::{Line, Matrix, Vector};
 use super::{Grid, Place, Tiling};
@@ -35,8 +35,10 @@ struct Output {
 /// A pooling window of a block.
 #[derive(Clone, Copy, Default)]
 struct Pooled {
-    /// Where the sums of its first output stand among the products.
-    sums: usize,
+    /// Its row and column in its tile.
+    place: [usize; 2],
+    /// Where its tile stands among those of the block.
+    tile: usize,
     /// Where its channels begin in y.
     at: usize,
     window: Window,
@@ -50,12 +52,12 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
     assert!(g.takes_bias(bias));
     let mut outputs = [Output::default(); OUTPUTS_OF_BLOCK];
     let mut count = 0;
-    each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
+    each_panel(scratch, x, packed, tiling, |mut products, grid, places, o| {
         if o == 0 {
             count = list_outputs(&mut outputs, y.len(), grid, places, bias.len() > g.out_channels);
         }
         let finish = |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), o, g.out_channels);
-        store_outputs(&mut y[o..], products, &outputs[..count], finish);
+        store_outputs(&mut y[o..], products.transform(Matrix::Outputs), &outputs[..count], finish);
     });
     f.finish(y);
 }
@@ -106,12 +108,18 @@ pub fn convolve_pooled(
     assert!(g.takes_bias(bias) && f.is_clamp());
     let mut windows = [Pooled::default(); OUTPUTS_OF_BLOCK / 4];
     let mut count = 0;
-    each_panel(scratch, x, packed, tiling, |products, grid, places, o| {
+    let mut plain = true;
+    each_panel(scratch, x, packed, tiling, |mut products, grid, places, o| {
         if o == 0 {
             count = list_windows(&mut windows, grid, places, bias.len() > g.out_channels);
+            plain = windows[..count].iter().all(|pooled| pooled.window.plain);
         }
-        let row = grid.lines[1].outputs() * pitch(grid);
-        store_windows(y, products, &windows[..count], [pitch(grid), row], (bias, f.clamp(), g.out_channels), o);
+        let (windows, epilogue) = (&windows[..count], (bias, f.clamp(), g.out_channels));
+        if plain {
+            store_largest(y, products.largest_outputs(), windows, grid, epilogue, o);
+        } else {
+            store_windows(y, products.transform(Matrix::Outputs), windows, grid, epilogue, o);
+        }
     });
 }
 
@@ -123,12 +131,12 @@ fn list_windows(list: &mut [Pooled], grid: Grid, places: &[Place], mapped: bool)
     let [rows, columns] = grid.lines.map(|line| line.outputs() / 2);
     for (t, &[image, row, column]) in places.iter().enumerate() {
         for p in 0..rows * columns {
-            let [i, j] = [p / columns, p % columns];
-            let [row, column] = [row / 2 + i, column / 2 + j];
+            let place = [p / columns, p % columns];
+            let [row, column] = [row / 2 + place[0], column / 2 + place[1]];
             if row < all_rows && column < all_columns {
                 let at = ((image * all_rows + row) * all_columns + column) * grid.g.out_channels;
-                let sums = (4 * i * columns + 2 * j) * pitch(grid) + 2 * t;
-                list[count] = Pooled { sums, at, window: Window::new([row, column], mapped, grid.g) };
+                let window = Window::new([row, column], mapped, grid.g);
+                list[count] = Pooled { place, tile: 2 * t, at, window };
                 count += 1;
             }
         }
@@ -136,29 +144,46 @@ fn list_windows(list: &mut [Pooled], grid: Grid, places: &[Place], mapped: bool)
     count
 }
 
-/// Writes eight channels, from o on, of windows, whose outputs' sums lie `column` and `row` apart. A call as [`store_outputs`] is.
+/// What becomes of a window's sums: bias, clamp, channels of y.
+type Epilogue<'a> = (&'a [f32], Clamp, usize);
+
+/// Writes eight channels, from o on, of windows that are all plain. A call as [`store_outputs`] is.
+#[inline(never)]
+fn store_largest(
+    y: &mut [f32],
+    largest: &[Vector],
+    windows: &[Pooled],
+    grid: Grid,
+    (bias, clamp, channels): Epilogue,
+    o: usize,
+) {
+    let columns = grid.lines[1].outputs() / 2;
+    for Pooled { place: [i, j], tile, at, window } in windows {
+        let from = (i * columns + j) * pitch(grid) + tile;
+        let finish = Finish::new(window.bias(bias, channels), clamp, o, channels);
+        finish.store(&mut y[at + o..], [F32x4::load(&largest[from]), F32x4::load(&largest[from + 1])]);
+    }
+}
+
+/// The same of any windows, from the sums of all outputs.
 #[inline(never)]
 fn store_windows(
     y: &mut [f32],
-    products: &[Vector],
+    outputs: &[Vector],
     windows: &[Pooled],
-    [column, row]: [usize; 2],
-    (bias, clamp, channels): (&[f32], Clamp, usize),
+    grid: Grid,
+    (bias, clamp, channels): Epilogue,
     o: usize,
 ) {
-    let finish = |window: &Window| Finish::new(window.bias(bias, channels), clamp, o, channels);
-    let mapped = bias.len() > channels;
-    let one = Finish::new(if mapped { &[] } else { bias }, clamp, o, channels);
-    for Pooled { sums, at, window } in windows {
+    let [row, column] = [grid.lines[1].outputs() * pitch(grid), pitch(grid)];
+    for Pooled { place: [i, j], tile, at, window } in windows {
+        let outputs = &outputs[2 * i * row + 2 * j * column + tile..];
+        let sums = [0, 1].map(|half| [0, column, row, row + column].map(|at| F32x4::load(&outputs[at + half])));
         let y = &mut y[at + o..];
-        let products = &products[*sums..];
-        let sums = [0, 1].map(|half| [0, column, row, row + column].map(|at| F32x4::load(&products[at + half])));
-        if !window.plain {
-            window.store(y, sums, bias, [o, channels], clamp);
-        } else if mapped {
-            finish(window).store(y, sums.map(largest));
+        if window.plain {
+            Finish::new(window.bias(bias, channels), clamp, o, channels).store(y, sums.map(largest));
         } else {
-            one.store(y, sums.map(largest));
+            window.store(y, sums, bias, [o, channels], clamp);
         }
     }
 }
@@ -170,10 +195,10 @@ fn each_panel(
     x: &[f32],
     packed: &[f32],
     tiling: Tiling,
-    finish: impl FnMut(&[Vector], Grid, &[Place], usize),
+    finish: impl FnMut(Products, Grid, &[Place], usize),
 ) {
     let g = tiling.g;
     assert_eq!(packed.len(), g.out_channels.div_ceil(WIDTH) * panel_len(g.in_channels, tiling));
     let images = (x, x.len() / g.input_len(), g.in_channels);
-    block::each_panel(scratch, images, packed, tiling, [Matrix::Patch, Matrix::Outputs], Grid::inputs, finish);
+    block::each_panel(scratch, images, packed, tiling, Matrix::Patch, Grid::inputs, finish);
 }

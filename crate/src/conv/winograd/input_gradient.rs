@@ -27,9 +27,9 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     assert!(dx.len() == images * g.input_len() && dy.len() == images * g.output_len());
     assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len(g.out_channels, tiling));
     dx.fill(0.0);
-    let matrices = [Matrix::OutputGradients, Matrix::PatchGradient];
-    let images = (dy, images, g.out_channels);
-    block::each_panel(scratch, images, packed, tiling, matrices, Grid::outputs, |products, grid, places, c| {
+    let (images, matrix) = ((dy, images, g.out_channels), Matrix::OutputGradients);
+    block::each_panel(scratch, images, packed, tiling, matrix, Grid::outputs, |mut products, grid, places, c| {
+        let products = products.transform(Matrix::PatchGradient);
         for (t, place) in places.iter().enumerate() {
             add_patch(dx, &products[2 * t..], grid, *place, c);
         }

@@ -9,6 +9,7 @@
 //! each value once, in the first-level cache; a line's values are in registers. So one pair of passes serves tiles of all
 //! four kinds, in less code and time than a whole tile of 36 vectors, for which there are no registers.
 
+use crate::conv::window::largest;
 use crate::simd::{F32x4, F64x2, LANES, Rows};
 use core::array::from_fn;
 use core::ops::{Add, Sub};
@@ -92,6 +93,14 @@ impl Matrix {
         }
     }
 
+    /// The first pass, over columns of values (i, j) that begin at values\[(takes·i + j)·pitch\]: all columns are one run of memory.
+    fn columns(self, [rows, line]: [Line; 2], values: &[Vector], to: &mut [Vector], pitch: usize) {
+        let run = self.takes(line) * pitch;
+        let mut from: Streams = [&[]; MOST];
+        set(&mut from, self.takes(rows), |i| &values[i * run..][..run]);
+        self.apply(rows, &from, to, [run, 1]);
+    }
+
     /// The second pass, over rows, after one over columns has left value (i, j) of all tiles from `columns`\[(takes·i + j)·pitch\]
     /// on, `count` vectors. What comes out as (i, j) begins at to\[(makes·i + j)·stride\].
     pub fn rows(
@@ -119,12 +128,48 @@ impl Matrix {
         via: &mut [Vector],
         [pitch, count]: [usize; 2],
     ) {
-        // All columns are one run of memory, gaps between `count` and `pitch` included.
-        let run = self.takes(line) * pitch;
-        let mut from: Streams = [&[]; MOST];
-        set(&mut from, self.takes(rows), |i| &values[i * run..][..run]);
-        self.apply(rows, &from, via, [run, 1]);
+        self.columns([rows, line], values, via, pitch);
         self.rows([rows, line], via, [pitch, count], values, [pitch, 1]);
+    }
+}
+
+/// As [`Matrix::square`] of [`Matrix::Outputs`], but of each 2×2 outputs only the largest comes out: window (i, j) begins at
+/// values\[(windows in a row·i + j)·pitch\].
+#[inline(never)]
+pub fn largest_outputs([rows, line]: [Line; 2], values: &mut [Vector], via: &mut [Vector], pitch: usize) {
+    Matrix::Outputs.columns([rows, line], values, via, pitch);
+    let points = line.points();
+    let run = points * pitch;
+    let mut from: [Streams; 2] = [[&[]; MOST]; 2];
+    let windows = line.outputs() / 2 * pitch;
+    for (i, lines) in via.chunks_exact(2 * run).enumerate().take(rows.outputs() / 2) {
+        for (from, line) in from.iter_mut().zip(lines.chunks_exact(run)) {
+            set(from, points, |j| &line[j * pitch..][..pitch]);
+        }
+        let to = &mut values[i * windows..];
+        match line {
+            Line::Two => pass_largest(two::outputs, &from, to, pitch),
+            Line::Four => pass_largest(four::outputs, &from, to, pitch),
+        }
+    }
+}
+
+/// A pass over pairs of lines that leaves of each 2×2 of what they make the largest.
+#[inline(always)]
+fn pass_largest<const I: usize, const O: usize>(
+    line: impl Fn([F32x4; I]) -> [F32x4; O],
+    from: &[Streams; 2],
+    to: &mut [Vector],
+    stride: usize,
+) {
+    let count = from[0][0].len();
+    let from: [[&[Vector]; I]; 2] = from.each_ref().map(|from| from_fn(|i| &from[i][..count]));
+    let mut to = Rows::<O>::new(to, [stride, 1], count);
+    for v in 0..count {
+        let [upper, lower] = from.map(|from| line(from_fn(|i| F32x4::load(&from[i][v]))));
+        for w in 0..O / 2 {
+            to.store(w, v, largest([upper[2 * w], upper[2 * w + 1], lower[2 * w], lower[2 * w + 1]]));
+        }
     }
 }
 
