@@ -4,8 +4,8 @@
 //! (so that B may be a transpose and have any width), and a register tile runs over the rows of C: 4 rows by 8 columns,
 //! or 2 by 12, so that 10 units waste 2 columns and not 6.
 //!
-//! Every value of C is one chain of f32 sums from 0 in ascending order of the inner index, then the bias: its error is at most
-//! (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|) for K terms, its bits depend on nothing but its row and column.
+//! Every value of C is the bias and, added one after the other, chains of 128 f32 terms from 0, in ascending order of the inner index: its
+//! error is at most (min(K, 128) + ⌈K/128⌉)·2⁻²⁴·(Σ|a||b| + |bias|) for K terms, its bits depend on nothing but its row and column.
 //!
 //! Traffic: A is read once for each group of columns, B once, C written once for each 128 terms.
 
@@ -108,16 +108,12 @@ fn group<const V: usize, const P: usize>(
 ) -> usize {
     let rows = c.len() / columns;
     let lanes: [usize; V] = core::array::from_fn(|v| LANES.min(columns.saturating_sub(n + v * LANES)));
+    let bias = core::array::from_fn(|v| bias.get(n + v * LANES..).map_or(F32x4::zero(), F32x4::load_up_to));
     let mut block = [[F32x4::zero(); V]; DEPTH];
     for first in (0..depth).step_by(DEPTH) {
         let block = &mut block[..DEPTH.min(depth - first)];
         b.copy(block.as_flattened_mut(), V, [first, n]);
         let last = first + block.len() == depth;
-        let bias = if last && !bias.is_empty() {
-            core::array::from_fn(|v| F32x4::load_partial(&bias[(n + v * LANES).min(columns)..], lanes[v]))
-        } else {
-            [F32x4::zero(); V]
-        };
         let clamp = if last { clamp } else { Fused::LINEAR.clamp() };
         let finish = Finish { start: first == 0, lanes, bias, clamp };
         let mut m = 0;
@@ -135,7 +131,7 @@ fn group<const V: usize, const P: usize>(
     V * LANES
 }
 
-/// How a tile begins and ends.
+/// How a tile ends: what its sums are added to, the bias or, after the `start`, C; lanes of each vector; the last time the clamp.
 #[derive(Clone, Copy)]
 struct Finish<const V: usize> {
     start: bool,
@@ -158,13 +154,6 @@ fn tile<const V: usize, const P: usize>(
     // A vector past the last column of the last row may begin past the end.
     let at = |p: usize, v: usize| p * columns + v * LANES;
     let mut sums = [[F32x4::zero(); V]; P];
-    if !finish.start {
-        for (p, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = load(&c[at(p, v).min(c.len())..], finish.lanes[v]);
-            }
-        }
-    }
     a.each::<P, _>(m, first, block, |a, b| {
         for p in 0..P {
             let a = F32x4::splat(a[p]);
@@ -173,10 +162,12 @@ fn tile<const V: usize, const P: usize>(
             }
         }
     });
+    let c_len = c.len();
     for (p, sums) in sums.iter().enumerate() {
         for (v, &sum) in sums.iter().enumerate() {
-            let at = at(p, v).min(c.len());
-            store(finish.clamp.apply(sum + finish.bias[v]), &mut c[at..], finish.lanes[v]);
+            let (c, lanes) = (&mut c[at(p, v).min(c_len)..], finish.lanes[v]);
+            let before = if finish.start { finish.bias[v] } else { load(c, lanes) };
+            store(finish.clamp.apply(before + sum), c, lanes);
         }
     }
 }
@@ -291,7 +282,7 @@ pub mod cases {
                     if relu {
                         want[i] = want[i].max(0.0);
                     }
-                    bound[i] = (k + 2) as f64 * unit * (bound[i] + bias.abs());
+                    bound[i] = (k.min(DEPTH) + k.div_ceil(DEPTH)) as f64 * unit * (bound[i] + bias.abs());
                 }
                 check.f32s(what, got, &want, |i| bound[i]);
             };

@@ -10,7 +10,7 @@
 //! - [`pooled`] is the tile with a 2×2 pooling at its end; [`window`] is that pooling, for Winograd's tiles too.
 //! - [`kernel_gradient`] is an outer-product tile over the pixels of a block of one image.
 //! - [`winners`] is the training of a first layer and the max pooling behind it, together.
-//! - [`single`] is both of these for 3×3 kernels over one channel, with 2/3 of the multiplies.
+//! - [`single`] is both of these for 3×3 kernels over one channel, with 4/9 and 2/3 of the multiplies.
 //! - [`winograd`] does 3×3 kernels with 4/9 of the multiplies, forward and both gradients.
 //! - [`axis`] finds which positions have the same taps clipped at the border: a clipped tap is never multiplied.
 

@@ -109,7 +109,6 @@ impl<'a> Block<'a> {
             }
         }
     }
-
 }
 
 /// Products of a block with a panel: eight channels of each tile at each point.

@@ -13,7 +13,7 @@ use crate::simd::{F32x4, F64x2, LANES};
 const BLOCK: usize = 8;
 
 /// Eight weights in f64.
-type Weights = [[f64; 2]; WIDTH / 2];
+pub type Eight = [[f64; 2]; WIDTH / 2];
 
 /// Values of a panel of a kernel that takes so many channels to those of another image.
 pub fn panel_len(inputs: usize, tiling: Tiling) -> usize {
@@ -46,12 +46,12 @@ fn fill(
     if inputs < depth {
         packed.fill(0.0);
     }
-    let mut lines = [[[Weights::default(); 3]; 6]; BLOCK];
+    let mut lines = [[[Eight::default(); 3]; 6]; BLOCK];
     for (panel, packed) in (first..).zip(packed.chunks_exact_mut(panel_len(inputs, tiling))) {
         let (packed, _) = packed.as_chunks_mut::<WIDTH>();
         for block in (0..inputs).step_by(BLOCK) {
             let count = BLOCK.min(inputs - block);
-            let mut taps = [[[Weights::default(); 3]; 3]; BLOCK];
+            let mut taps = [[[Eight::default(); 3]; 3]; BLOCK];
             for (i, taps) in taps[..count].iter_mut().enumerate() {
                 for (tap, taps) in taps.as_flattened_mut().iter_mut().enumerate() {
                     let kernel = &kernel[tap * inputs * outputs + steps[0] * (block + i)..];
@@ -63,20 +63,15 @@ fn fill(
             let mut points = 0;
             for grid in tiling.grids() {
                 let [rows, columns] = grid.lines;
-                for (taps, lines) in taps[..count].iter().zip(&mut lines) {
-                    let taps = [0, 1, 2].map(|i| taps[i].as_flattened());
-                    match rows {
-                        Line::Two => transform_columns(kernel_of_two, taps, lines),
-                        Line::Four => transform_columns(kernel_of_four, taps, lines),
-                    }
+                match rows {
+                    Line::Two => transform_columns(kernel_of_two, &taps[..count], &mut lines),
+                    Line::Four => transform_columns(kernel_of_four, &taps[..count], &mut lines),
                 }
                 for row in 0..rows.points() {
-                    for (i, lines) in lines[..count].iter().enumerate() {
-                        let packed = &mut packed[points * depth + block + i..];
-                        match columns {
-                            Line::Two => transform_row(kernel_of_two, &lines[row], packed, depth),
-                            Line::Four => transform_row(kernel_of_four, &lines[row], packed, depth),
-                        }
+                    let (lines, packed) = (&lines[..count], &mut packed[points * depth + block..]);
+                    match columns {
+                        Line::Two => transform_rows(kernel_of_two, lines, row, packed, depth),
+                        Line::Four => transform_rows(kernel_of_four, lines, row, packed, depth),
                     }
                     points += columns.points();
                 }
@@ -85,34 +80,42 @@ fn fill(
     }
 }
 
-/// G·g, row by row.
-#[inline(always)]
-fn transform_columns<const N: usize>(
+/// G·g of some inputs, row by row.
+#[inline(never)]
+pub fn transform_columns<const N: usize>(
     line: impl Fn([F64x2; 3]) -> [F64x2; N],
-    [a, b, c]: [&[[f64; 2]]; 3],
-    lines: &mut [[Weights; 3]; 6],
+    taps: &[[[Eight; 3]; 3]],
+    lines: &mut [[[Eight; 3]; 6]],
 ) {
-    for (v, ((a, b), c)) in a.iter().zip(b).zip(c).enumerate() {
-        let values = line([F64x2::load(a), F64x2::load(b), F64x2::load(c)]);
-        for (line, value) in lines.iter_mut().zip(values) {
-            value.store(&mut line.as_flattened_mut()[v]);
+    for (taps, lines) in taps.iter().zip(lines) {
+        let [a, b, c] = taps.each_ref().map(|row| row.as_flattened());
+        for (v, ((a, b), c)) in a.iter().zip(b).zip(c).enumerate() {
+            let values = line([F64x2::load(a), F64x2::load(b), F64x2::load(c)]);
+            for (line, value) in lines.iter_mut().zip(values) {
+                value.store(&mut line.as_flattened_mut()[v]);
+            }
         }
     }
 }
 
-/// A row of (G·g)·Gᵀ, its points `stride` apart.
-#[inline(always)]
-fn transform_row<const N: usize>(
+/// A row of (G·g)·Gᵀ of each of some inputs, side by side, their points `stride` apart.
+#[inline(never)]
+pub fn transform_rows<const N: usize>(
     line: impl Fn([F64x2; 3]) -> [F64x2; N],
-    taps: &[Weights; 3],
+    lines: &[[[Eight; 3]; 6]],
+    row: usize,
     to: &mut [[f32; WIDTH]],
     stride: usize,
 ) {
-    for v in 0..WIDTH / LANES {
-        let half = |v: usize| line([F64x2::load(&taps[0][v]), F64x2::load(&taps[1][v]), F64x2::load(&taps[2][v])]);
-        let (low, high) = (half(2 * v), half(2 * v + 1));
-        for i in 0..N {
-            F32x4::narrow([low[i], high[i]]).store(&mut to[i * stride][v * LANES..]);
+    for (input, lines) in lines.iter().enumerate() {
+        let taps = &lines[row];
+        let to = &mut to[input..];
+        for v in 0..WIDTH / LANES {
+            let half = |v: usize| line([F64x2::load(&taps[0][v]), F64x2::load(&taps[1][v]), F64x2::load(&taps[2][v])]);
+            let (low, high) = (half(2 * v), half(2 * v + 1));
+            for i in 0..N {
+                F32x4::narrow([low[i], high[i]]).store(&mut to[i * stride][v * LANES..]);
+            }
         }
     }
 }
