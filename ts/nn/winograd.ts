@@ -17,14 +17,12 @@ import { direct } from "./direct-convolution.js";
 import type { Window } from "./geometry.js";
 
 // As in crate/src/conv/winograd: points of the largest tile, tiles of a block for the kernel's gradient, the number of channels
-// that vectors are filled up to, tiles of which values lie side by side, values of a point's products for these, and vectors
-// of scratch that a row of sums needs.
+// that vectors are filled up to, tiles of which values lie side by side, and values of a point's products for these.
 const MOST_POINTS = 36;
 const GRADIENT_BLOCK = 16;
 const VECTOR = 4;
 const GROUP = 4;
 const PITCH = GROUP * PANEL;
-const OF_A_ROW = 27;
 
 // Values of a packed kernel of all kinds of tiles: as a second-level cache holds.
 const MOST_OF_ALL_KINDS = 262_144;
@@ -175,7 +173,7 @@ function gradientLength({ window, filters }: ConvolutionSizes, points: number): 
   const [inputs, outputs] = [wholeVectors(window.channels), panels(filters) * PANEL];
   const most = Math.max(inputs, outputs);
   const block = gapped(GRADIENT_BLOCK * inputs) + gapped(GRADIENT_BLOCK * outputs);
-  return most + Math.max(points, OF_A_ROW) * most + points * (block + gapped(inputs * outputs));
+  return most + points * (most + block + gapped(inputs * outputs));
 }
 
 // Images that fill groups of tiles, where there are few tiles of a kind in an image: 8 images of 14×14×16 × 0.88.

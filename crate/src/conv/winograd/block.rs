@@ -15,6 +15,46 @@ pub const BLOCK: usize = 8;
 /// Most points of a tile.
 const POINTS: usize = MOST * MOST;
 
+/// Most pixels of a block's tiles: those of patches.
+pub const PIXELS: usize = POINTS * GROUP;
+
+/// A pixel of a block's tiles that is inside the image.
+#[derive(Clone, Copy, Default)]
+pub struct Pixel {
+    /// Where its values stand among transformed products.
+    pub values: usize,
+    /// Where its channels begin in the images.
+    pub at: usize,
+    /// Of its bias in a map.
+    pub class: usize,
+}
+
+/// Lists the pixels of tiles at these places that there are in images of `len` values; how many. One copy for all callers.
+#[inline(never)]
+pub fn list_pixels(
+    list: &mut [Pixel; PIXELS],
+    len: usize,
+    grid: Grid,
+    places: &[Place],
+    pixels: fn(Grid, Place) -> Pixels,
+    [rows, columns]: [usize; 2],
+    mapped: bool,
+) -> usize {
+    let mut count = 0;
+    for (t, place) in places.iter().enumerate() {
+        let pixels = pixels(grid, *place);
+        for p in 0..rows * columns {
+            let [i, j] = [p / columns, p % columns];
+            if let Some(at) = pixels.start(len, [i, j]) {
+                let class = if mapped { grid.g.bias_class(place[1] + i, place[2] + j) } else { 0 };
+                list[count] = Pixel { values: p * pitch(grid) + 2 * t, at, class };
+                count += 1;
+            }
+        }
+    }
+    count
+}
+
 /// What a chunk of images needs of scratch.
 struct Block<'a> {
     /// A pixel of zeros.

@@ -9,7 +9,7 @@
 //! first time; the packed kernel once for each block; y is written once, pooled it is a quarter of that. For 10×10 outputs, 32 to 64
 //! channels, products run at 0.93 of the multiply-add limit, all of it at 0.63.
 
-use super::block::{self, Products, pitch};
+use super::block::{self, Pixel, Products, list_pixels, pitch};
 use super::pack::panel_len;
 use super::transform::{Line, Matrix, Vector};
 use super::{Grid, Place, Tiling};
@@ -18,19 +18,8 @@ use crate::conv::window::{Window, largest};
 use crate::epilogue::{Clamp, Fused};
 use crate::simd::F32x4;
 
-/// Most outputs in a block: four tiles of 4×4.
-const OUTPUTS_OF_BLOCK: usize = 64;
-
-/// An output of a block.
-#[derive(Clone, Copy, Default)]
-struct Output {
-    /// Where its sums stand among the products.
-    sums: usize,
-    /// Where its channels begin in y.
-    at: usize,
-    /// Of its bias in a map.
-    class: usize,
-}
+/// Most pooling windows in a block: those of four tiles of 4×4.
+const WINDOWS: usize = 16;
 
 /// A pooling window of a block.
 #[derive(Clone, Copy, Default)]
@@ -50,11 +39,13 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
     let g = tiling.g;
     assert!(x.len() * g.output_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.output_len()));
     assert!(g.takes_bias(bias));
-    let mut outputs = [Output::default(); OUTPUTS_OF_BLOCK];
+    let mapped = bias.len() > g.out_channels;
+    let mut outputs = [Pixel::default(); block::PIXELS];
     let mut count = 0;
     each_panel(scratch, x, packed, tiling, |mut products, grid, places, o| {
         if o == 0 {
-            count = list_outputs(&mut outputs, y.len(), grid, places, bias.len() > g.out_channels);
+            let of_tile = grid.lines.map(Line::outputs);
+            count = list_pixels(&mut outputs, y.len(), grid, places, Grid::outputs, of_tile, mapped);
         }
         let finish = |class| Finish::new(bias_of(bias, class, g.out_channels), f.clamp(), o, g.out_channels);
         store_outputs(&mut y[o..], products.transform(Matrix::Outputs), &outputs[..count], finish);
@@ -62,34 +53,16 @@ pub fn convolve(y: &mut [f32], scratch: &mut [f32], x: &[f32], packed: &[f32], b
     f.finish(y);
 }
 
-/// Lists the outputs of a block that there are in y, of `len` values; how many.
-#[inline(never)]
-fn list_outputs(list: &mut [Output], len: usize, grid: Grid, places: &[Place], mapped: bool) -> usize {
-    let mut count = 0;
-    let [rows, columns] = grid.lines.map(Line::outputs);
-    for (t, place) in places.iter().enumerate() {
-        let pixels = grid.outputs(*place);
-        for p in 0..rows * columns {
-            let [i, j] = [p / columns, p % columns];
-            let Some(at) = pixels.start(len, [i, j]) else { continue };
-            let class = if mapped { grid.g.bias_class(place[1] + i, place[2] + j) } else { 0 };
-            list[count] = Output { sums: p * pitch(grid) + 2 * t, at, class };
-            count += 1;
-        }
-    }
-    count
-}
-
 /// Writes eight channels of outputs. A call: in the loop over blocks V8 would have no registers left for it.
 #[inline(never)]
-fn store_outputs(y: &mut [f32], products: &[Vector], outputs: &[Output], finish: impl Fn(usize) -> Finish) {
+fn store_outputs(y: &mut [f32], products: &[Vector], outputs: &[Pixel], finish: impl Fn(usize) -> Finish) {
     // With one bias for all outputs the class never changes; with a map it seldom does.
     let mut current = (0, finish(0));
-    for &Output { sums, at, class } in outputs {
+    for &Pixel { values, at, class } in outputs {
         if class != current.0 {
             current = (class, finish(class));
         }
-        current.1.store(&mut y[at..], [F32x4::load(&products[sums]), F32x4::load(&products[sums + 1])]);
+        current.1.store(&mut y[at..], [F32x4::load(&products[values]), F32x4::load(&products[values + 1])]);
     }
 }
 
@@ -106,7 +79,7 @@ pub fn convolve_pooled(
     let g = tiling.g;
     assert!(x.len() * g.pooled_len() == y.len() * g.input_len() && y.len().is_multiple_of(g.pooled_len()));
     assert!(g.takes_bias(bias) && f.is_clamp());
-    let mut windows = [Pooled::default(); OUTPUTS_OF_BLOCK / 4];
+    let mut windows = [Pooled::default(); WINDOWS];
     let mut count = 0;
     let mut plain = true;
     each_panel(scratch, x, packed, tiling, |mut products, grid, places, o| {

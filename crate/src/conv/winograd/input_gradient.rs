@@ -12,10 +12,10 @@
 //! the largest |w| times the largest |dy| of those tiles, for each of n output channels: 21.2, or 7 and 1, are the sums along a
 //! line of A, G and B. After n products stand 23 more roundings: |error| ≤ (n + 23)·2⁻²⁴·449·Σ over channels of max|w|·max|dy|.
 
-use super::block::{self, pitch};
+use super::block::{self, Pixel, list_pixels};
 use super::pack::panel_len;
-use super::transform::{Matrix, Vector};
-use super::{Grid, Place, Tiling};
+use super::transform::{Line, Matrix, Vector};
+use super::{Grid, Tiling};
 use crate::conv::tile::WIDTH;
 use crate::simd::{F32x4, LANES};
 
@@ -28,22 +28,23 @@ pub fn input_gradient(dx: &mut [f32], scratch: &mut [f32], dy: &[f32], packed: &
     assert_eq!(packed.len(), g.in_channels.div_ceil(WIDTH) * panel_len(g.out_channels, tiling));
     dx.fill(0.0);
     let (images, matrix) = ((dy, images, g.out_channels), Matrix::OutputGradients);
+    let mut pixels = [Pixel::default(); block::PIXELS];
+    let mut count = 0;
     block::each_panel(scratch, images, packed, tiling, matrix, Grid::outputs, |mut products, grid, places, c| {
-        let products = products.transform(Matrix::PatchGradient);
-        for (t, place) in places.iter().enumerate() {
-            add_patch(dx, &products[2 * t..], grid, *place, c);
+        if c == 0 {
+            let of_patch = grid.lines.map(Line::points);
+            count = list_pixels(&mut pixels, dx.len(), grid, places, Grid::inputs, of_patch, false);
         }
+        let values = products.transform(Matrix::PatchGradient);
+        add_patches(&mut dx[c..], values, &pixels[..count], WIDTH.min(g.in_channels - c));
     });
 }
 
-/// Adds to dx what the pixels of a tile take, eight channels from c on, fewer at the end.
+/// Adds to dx what the pixels of a block's patches take, up to eight channels.
 #[inline(never)]
-fn add_patch(dx: &mut [f32], values: &[Vector], grid: Grid, place: Place, c: usize) {
-    let columns = grid.lines[1].points();
-    let pixels = grid.inputs(place);
-    for (p, values) in values.chunks(pitch(grid)).enumerate().take(grid.points()) {
-        let Some(at) = pixels.start(dx.len(), [p / columns, p % columns]) else { continue };
-        let dx = &mut dx[at..at + grid.g.in_channels][c..];
+fn add_patches(dx: &mut [f32], values: &[Vector], pixels: &[Pixel], width: usize) {
+    for &Pixel { values: from, at, .. } in pixels {
+        let (dx, values) = (&mut dx[at..at + width], &values[from..from + 2]);
         match dx.first_chunk_mut::<WIDTH>() {
             Some(dx) => {
                 for (dx, value) in dx.as_chunks_mut::<LANES>().0.iter_mut().zip(values) {

@@ -30,11 +30,11 @@ pub const PIXELS: usize = 32;
 struct Scratch<'a> {
     /// A pixel of zeros.
     outside: &'a mut [Vector],
-    /// A tile's columns when they are transformed; \[row\]\[column\]\[out / 4\] of a row of sums.
+    /// A tile's columns when they are transformed.
     columns: &'a mut [Vector],
     /// \[point\]\[tile, and a gap\]\[in / 4\].
     patches: &'a mut [Vector],
-    /// \[point\]\[tile, and a gap\]\[out / 4\].
+    /// \[point\]\[tile, and a gap\]\[out / 4\]; at the end what sums are transformed by.
     gradients: &'a mut [Vector],
     /// \[point\]\[in, and a gap\]\[out / 4\].
     sums: &'a mut [Vector],
@@ -45,9 +45,6 @@ fn vectors([inputs, outputs]: [usize; 2]) -> [usize; 2] {
     [depth(inputs) / LANES, outputs.next_multiple_of(WIDTH) / LANES]
 }
 
-/// What a row of sums needs of the columns' place: three values of up to six columns, and its nine taps.
-const OF_A_ROW: usize = 3 * MOST + 9;
-
 /// Vectors of [`Scratch`]'s fields.
 fn lengths(tiling: Tiling) -> [usize; 5] {
     let channels = [tiling.g.in_channels, tiling.g.out_channels];
@@ -55,7 +52,7 @@ fn lengths(tiling: Tiling) -> [usize; 5] {
     let [inputs, outputs] = vectors(channels);
     let most = inputs.max(outputs);
     let [patches, gradients] = [inputs, outputs].map(|vectors| points * block_len(vectors));
-    [most, points.max(OF_A_ROW) * most, patches, gradients, points * matrix_len(channels)]
+    [most, points * most, patches, gradients, points * matrix_len(channels)]
 }
 
 /// Vectors of a block's tiles at a point, and a gap.
@@ -151,24 +148,27 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// dkernel += Gᵀ · sums · G.
+    /// dkernel += Gᵀ · sums · G, four input channels at a time.
     fn add_gradient(&mut self, dkernel: &mut [f32], grid: Grid) {
         let channels = [grid.g.in_channels, grid.g.out_channels];
         let [_, pitch] = vectors(channels);
-        let count = channels[1].div_ceil(LANES);
+        let run = LANES * pitch;
         let [rows, columns] = grid.lines.map(Line::points);
-        let (lines, taps) = self.columns.split_at_mut(3 * MOST * count);
-        for c in 0..channels[0] {
+        // What the block's gradients need no more: sixteen tiles at sixteen points, or more, are room for 27 runs of four.
+        let (lines, taps) = self.gradients.split_at_mut(3 * MOST * run);
+        for first in (0..channels[0]).step_by(LANES) {
             for j in 0..columns {
                 let mut from: Streams = [&[]; MOST];
-                set(&mut from, rows, |i| &self.sums[(columns * i + j) * matrix_len(channels) + c * pitch..][..count]);
-                Matrix::KernelGradient.apply(grid.lines[0], &from, &mut lines[j * count..], [columns * count, 1]);
+                let at = |i| (columns * i + j) * matrix_len(channels) + first * pitch;
+                set(&mut from, rows, |i| &self.sums[at(i)..][..run]);
+                Matrix::KernelGradient.apply(grid.lines[0], &from, &mut lines[j * run..], [columns * run, 1]);
             }
-            Matrix::KernelGradient.rows(grid.lines, lines, [count; 2], taps, [count, 1]);
-            for (tap, values) in taps.chunks_exact(count).enumerate().take(9) {
-                let to = &mut dkernel[(tap * channels[0] + c) * channels[1]..][..channels[1]];
-                for (to, value) in to.chunks_mut(LANES).zip(values) {
-                    (F32x4::load_up_to(to) + F32x4::load(value)).store_up_to(to);
+            Matrix::KernelGradient.rows(grid.lines, lines, [run; 2], taps, [run, 1]);
+            for (tap, values) in taps.chunks_exact(run).enumerate().take(9) {
+                let dkernel = &mut dkernel[(tap * channels[0] + first) * channels[1]..];
+                let rows = dkernel.chunks_mut(channels[1]).zip(values.chunks_exact(pitch));
+                for (dkernel, values) in rows.take(channels[0] - first) {
+                    add(dkernel, values);
                 }
             }
         }
@@ -198,6 +198,14 @@ fn add_product<'a>(
             let sum = if first { sums[c][half] } else { F32x4::load(&to[half]) + sums[c][half] };
             sum.store(&mut to[half]);
         }
+    }
+}
+
+/// to += values, of which the last vector may hold more.
+#[inline(never)]
+fn add(to: &mut [f32], values: &[Vector]) {
+    for (to, value) in to.chunks_mut(LANES).zip(values) {
+        (F32x4::load_up_to(to) + F32x4::load(value)).store_up_to(to);
     }
 }
 
