@@ -110,7 +110,7 @@ pub fn pool(
 ) {
     let mut kernels = [[[[0.0; WIDTH]; POINTS]; POINTS]; PANELS];
     let mut patches = [[[0.0; POINTS]; POINTS]; WINDOWS];
-    let mut products = [[[[[0.0; LANES]; 2]; WINDOWS]; POINTS]; 2];
+    let mut sums = [Sums::default(); WINDOWS];
     for (group, panels) in panels.chunks(PANELS * TAPS * TAPS).enumerate() {
         for (kernel, panel) in kernels.iter_mut().zip(panels.chunks_exact(TAPS * TAPS)) {
             transform_kernel(kernel, panel);
@@ -121,14 +121,14 @@ pub fn pool(
                 transform(&mut patches, x, windows.clone(), true, g);
                 let values = pooled_range(image, &windows, g);
                 for (o, kernel) in channels.clone().step_by(WIDTH).zip(&kernels) {
-                    let [low, high] = &mut products;
+                    let sums = &mut sums[..windows.len()];
                     for (point, kernel) in kernel.iter().enumerate() {
-                        multiply([&mut low[point], &mut high[point]], &patches[..windows.len()], point, kernel);
+                        multiply(sums, &patches, point, kernel);
                     }
-                    for (o, products) in (o..channels.end).step_by(LANES).zip(&products) {
+                    for (half, o) in (o..channels.end.min(o + WIDTH)).step_by(LANES).enumerate() {
                         let channels = values.start + o..values.end;
                         let epilogue = (bias.get(o..).unwrap_or(&[]), f.clamp());
-                        pool_products([pooled, winners], channels, products, windows.len(), epilogue, g.out_channels);
+                        pool_sums([pooled, winners], channels, sums, half, epilogue, g.out_channels);
                     }
                 }
             }
@@ -152,20 +152,16 @@ fn transform_kernel(kernel: &mut Kernel, panel: &[[f32; WIDTH]]) {
     }
 }
 
-/// Products of windows for four channels, summed along columns, \[point of a row\].
-type Products = [Sums; POINTS];
+/// A window's products summed along columns, \[point of a row\]\[four channels, and four more\]\[row of outputs\].
+type Sums = [[[[f32; LANES]; 2]; 2]; POINTS];
 
-/// What windows of a block have for four channels at a point of a row, \[window\]\[row of outputs\].
-type Sums = [[[f32; LANES]; 2]; WINDOWS];
-
-/// The products of windows at a point of a row, four channels and four more, whose kernel, eight vectors, stays in registers.
+/// The sums of windows at a point of a row, whose kernel, eight vectors, stays in registers.
 #[inline(never)]
-fn multiply(sums: [&mut Sums; 2], patches: &[Patch], point: usize, kernel: &[[f32; WIDTH]; POINTS]) {
+fn multiply(sums: &mut [Sums], patches: &[Patch], point: usize, kernel: &[[f32; WIDTH]; POINTS]) {
     let u = kernel.map(|u| halves(&u));
-    let [low, high] = sums;
-    for ((low, high), patch) in low.iter_mut().zip(high).zip(patches) {
+    for (sums, patch) in sums.iter_mut().zip(patches) {
         let t = patch[point].map(F32x4::splat);
-        for (half, to) in [low, high].into_iter().enumerate() {
+        for (half, to) in sums[point].iter_mut().enumerate() {
             let sums = two::outputs([0, 1, 2, 3].map(|i| t[i] * u[i][half]));
             for (to, sum) in to.iter_mut().zip(sums) {
                 sum.store(to);
@@ -174,14 +170,14 @@ fn multiply(sums: [&mut Sums; 2], patches: &[Patch], point: usize, kernel: &[[f3
     }
 }
 
-/// Up to four channels of so many windows, and their winners, unless there is no room for any: `channels` begins with the first
-/// window's, `step` values from one window to the next. The bias begins with theirs, or is empty.
+/// Up to four channels of windows, of one half of their sums, and their winners, unless there is no room for any: `channels` begins
+/// with the first window's, `step` values from one window to the next. The bias begins with theirs, or is empty.
 #[inline(never)]
-fn pool_products(
+fn pool_sums(
     [pooled, winners]: [&mut [f32]; 2],
     channels: Range<usize>,
-    products: &Products,
-    windows: usize,
+    sums: &[Sums],
+    half: usize,
     (bias, clamp): (&[f32], Clamp),
     step: usize,
 ) {
@@ -190,13 +186,13 @@ fn pool_products(
     let epilogue = (F32x4::load_up_to(bias), clamp);
     if step.is_multiple_of(LANES) {
         let to = [pooled, winners].map(|values| values.as_chunks_mut().0);
-        return pool_vectors(to, step / LANES, products, windows, epilogue);
+        return pool_vectors(to, step / LANES, sums, half, epilogue);
     }
     // From the first channel on, the last window holds what is left of the channels.
     let width = LANES.min((pooled.len() - 1) % step + 1);
     let mut vectors = [[0.0; LANES]; 2 * WINDOWS];
     let (best, found) = vectors.split_at_mut(WINDOWS);
-    pool_vectors([best, found], 1, products, windows, epilogue);
+    pool_vectors([best, found], 1, sums, half, epilogue);
     for (values, vectors) in [(pooled, best), (winners, found)] {
         for (values, vector) in values.chunks_mut(step).zip(vectors) {
             store_narrow(values, [F32x4::load(vector), F32x4::zero()], width);
@@ -209,16 +205,15 @@ fn pool_products(
 fn pool_vectors(
     [pooled, winners]: [&mut [[f32; LANES]]; 2],
     step: usize,
-    products: &Products,
-    windows: usize,
+    sums: &[Sums],
+    half: usize,
     (bias, clamp): (F32x4, Clamp),
 ) {
     let wanted = !winners.is_empty();
-    let products = products.each_ref().map(|of_point| &of_point[..windows]);
-    let mut pooled = Rows::<1>::new(pooled, [0, step], windows);
-    let mut winners = Rows::<1>::new(winners, [0, step], if wanted { windows } else { 0 });
-    for window in 0..windows {
-        let (largest, winner) = Winner::find(outputs(products.map(|of_point| &of_point[window])));
+    let mut pooled = Rows::<1>::new(pooled, [0, step], sums.len());
+    let mut winners = Rows::<1>::new(winners, [0, step], if wanted { sums.len() } else { 0 });
+    for (window, sums) in sums.iter().enumerate() {
+        let (largest, winner) = Winner::find(outputs(sums.each_ref().map(|halves| &halves[half])));
         let largest = largest + bias;
         pooled.store(0, window, clamp.apply(largest));
         if wanted {
@@ -229,9 +224,9 @@ fn pool_vectors(
 
 /// A window's outputs without bias.
 #[inline(always)]
-fn outputs(products: [&[[f32; LANES]; 2]; POINTS]) -> [F32x4; OUTPUTS] {
+fn outputs(sums: [&[[f32; LANES]; 2]; POINTS]) -> [F32x4; OUTPUTS] {
     let [[a, b], [c, d]] = [0, 1].map(|row| {
-        let m = products.map(|of_point| F32x4::load(&of_point[row]));
+        let m = sums.map(|of_point| F32x4::load(&of_point[row]));
         [m[0] + (m[1] + m[2]), m[1] - m[2] + m[3]]
     });
     [a, b, c, d]
