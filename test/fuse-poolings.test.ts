@@ -36,6 +36,7 @@ describe("a 2×2 max pooling goes into the convolution before it", () => {
       ["conv2d", 12, 12, 8],
       ["conv2d", 5, 5, 8],
     ]);
+    expect(made([28, 28, 1], conv(), max({ padding: "same" }), conv(), max())).toHaveLength(2);
   });
 });
 

@@ -110,20 +110,38 @@ export function resolveWindow(
   };
 }
 
-/** What of an image, counted from its first corner, windows read. With "same" the pads depend on its size, so all of it. */
+/** The same where a plan asks for the first outputs alone, [height, width, …]. */
+export function cropped(window: Window, [outHeight = 1, outWidth = 1]: Shape): Window {
+  return { ...window, outHeight, outWidth };
+}
+
+/** What of an image, counted from its first corner, windows read. */
 export function readBy(window: Window, padding: Padding): Shape {
-  const { inHeight, inWidth, channels, outHeight, outWidth } = window;
-  if (padding === "same") return [inHeight, inWidth, channels];
-  const height = (outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
-  const width = (outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
-  return [Math.min(inHeight, height), Math.min(inWidth, width), channels];
+  const { inHeight, inWidth, channels, windowHeight, windowWidth, strideHeight, strideWidth } = window;
+  const [bottom, right] = ends(window);
+  const [height, width] = [Math.min(inHeight, bottom), Math.min(inWidth, right)];
+  // "same" pads by an image's size: of one where its first windows would lie elsewhere nothing can be left out.
+  const stays = (axis: 0 | 1, size: number, length: number, stride: number, pad: number) =>
+    padding !== "same" || resolvePads(padding, axis, size, length, stride)[0] === pad;
+  return [
+    stays(0, height, windowHeight, strideHeight, window.padTop) ? height : inHeight,
+    stays(1, width, windowWidth, strideWidth, window.padLeft) ? width : inWidth,
+    channels,
+  ];
 }
 
 /** Whether some window reaches over the border of the image. */
 export function isClipped(window: Window): boolean {
-  const bottom = (window.outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop;
-  const right = (window.outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft;
+  const [bottom, right] = ends(window);
   return window.padTop > 0 || window.padLeft > 0 || bottom > window.inHeight || right > window.inWidth;
+}
+
+/** The row and the column behind the last window. */
+function ends(window: Window): readonly [number, number] {
+  return [
+    (window.outHeight - 1) * window.strideHeight + window.windowHeight - window.padTop,
+    (window.outWidth - 1) * window.strideWidth + window.windowWidth - window.padLeft,
+  ];
 }
 
 /**

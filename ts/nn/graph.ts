@@ -36,8 +36,9 @@ export function chain(inputShape: Shape, layers: readonly Layer[]): readonly Nod
 
 /**
  * What nobody reads need not be computed: where a node reads less than its producer makes, the producer makes less, and may itself
- * read less. (A 2×2 pooling of 11×11 values reads 10×10 of them: 17 % of that convolution's work, forward and backward. By 3×3 these
- * come from 12×12, and where the 13×13 there come from another pooling, of 24×24 and not 26×26.)
+ * read less. (In the reference model without batch norms the second pooling reads 10×10 of 11×11 values, which the convolution makes
+ * of 12×12 of 13×13, which the first pooling makes of 24×24 of 26×26. With them, in training, only the first of these: 17 % of that
+ * convolution's work.)
  */
 export function cropUnread(nodes: readonly Node[]): readonly Node[] {
   const cropped = [...nodes];

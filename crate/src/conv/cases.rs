@@ -72,6 +72,9 @@ const SINGLE: &[Sizes] = &[
     // Several blocks of windows; few channels, and a panel of some.
     (2, [20, 20], 1, [3, 3], 13, [1, 1], [0, 0], [18, 18]),
     (2, [28, 28], 1, [3, 3], 6, [1, 1], [0, 0], [26, 26]),
+    // More channels than kernels of theirs are kept for.
+    (2, [6, 8], 1, [3, 3], 70, [1, 1], [0, 0], [4, 6]),
+    (2, [8, 6], 1, [3, 3], 136, [1, 1], [0, 0], [6, 4]),
 ];
 
 /// The number of images and sizes of every case.

@@ -4,7 +4,16 @@ import type { Region } from "../../runtime/program.js";
 import { type Shape, sizeOf } from "../../runtime/shape.js";
 import { emitWinners, emitWinnersGradient, inferenceWay, trainingWay } from "../convolution.js";
 import type { Convolution, ConvolutionSizes, ConvolutionWay } from "../convolution-way.js";
-import { checkPadding, checkPair, type Padding, type Pair, readBy, resolveWindow, type Window } from "../geometry.js";
+import {
+  checkPadding,
+  checkPair,
+  cropped,
+  type Padding,
+  type Pair,
+  readBy,
+  resolveWindow,
+  type Window,
+} from "../geometry.js";
 import {
   type Emission,
   Layer,
@@ -119,8 +128,8 @@ export class Conv2d extends Layer {
   }
 
   /** @internal The convolution of a batch, which may make less than the whole output of a sample. */
-  sizes(batch: number, inputShape: Shape, [outHeight = 1, outWidth = 1]: Shape): ConvolutionSizes {
-    return { images: batch, window: { ...this.window(inputShape), outHeight, outWidth }, filters: this.filters };
+  sizes(batch: number, inputShape: Shape, outputShape: Shape): ConvolutionSizes {
+    return { images: batch, window: cropped(this.window(inputShape), outputShape), filters: this.filters };
   }
 
   #emitWinners(convolution: Convolution, emission: Emission, x: Region): Trained {

@@ -2,6 +2,7 @@ import type { Shape } from "../../runtime/shape.js";
 import {
   checkPadding,
   checkPair,
+  cropped,
   type Padding,
   type Pair,
   readBy,
@@ -36,20 +37,22 @@ export abstract class Pooling2d extends Layer {
     this.#padding = checkPadding(`${what}: padding`, padding);
   }
 
-  /** The window over samples of this shape; of its outputs the first ones, where a plan asks for less than all. */
-  window(shape: Shape, output?: Shape): Window {
-    const window = resolveWindow(this.what, shape, this.#poolSize, this.#strides, this.#padding);
-    const [outHeight = window.outHeight, outWidth = window.outWidth] = output ?? [];
-    return { ...window, outHeight, outWidth };
+  /** The window over samples of this shape, for what a plan asks of its outputs. */
+  window(shape: Shape, output: Shape): Window {
+    return cropped(this.#window(shape), output);
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
-    const { outHeight, outWidth, channels } = this.window(only(inputs));
+    const { outHeight, outWidth, channels } = this.#window(only(inputs));
     return [outHeight, outWidth, channels];
   }
 
   inputRead(input: Shape, output: Shape): Shape {
     return readBy(this.window(input, output), this.#padding);
+  }
+
+  #window(shape: Shape): Window {
+    return resolveWindow(this.what, shape, this.#poolSize, this.#strides, this.#padding);
   }
 
   protected override ownConfig(): Record<string, unknown> {

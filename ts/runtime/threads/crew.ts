@@ -3,7 +3,7 @@ import type { Instance } from "./instance.js";
 import { encodeCalls, type NumberedCall, type Reply, type Request } from "./messages.js";
 import { Caller, Control } from "./rounds.js";
 
-/** A page for a thread's stack: kernels use 21 KiB of it at most (crate/src/conv/single.rs). */
+/** A page for a thread's stack: kernels use 27 KiB of it at most (crate/src/conv/single.rs). */
 export const STACK_BYTES = 65536;
 
 // Looks at the control block before a thread sleeps: some 100 µs, longer than a step does anything else between kernels.

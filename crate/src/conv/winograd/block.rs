@@ -151,7 +151,8 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Products of a block with a panel: eight channels of each tile at each point.
+/// Products of a block with a panel: eight channels of each tile at each point. For tiles that a last block lacks there is what
+/// scratch held, in places that nobody reads.
 pub struct Products<'a> {
     values: &'a mut [Vector],
     via: &'a mut [Vector],
@@ -162,7 +163,7 @@ impl Products<'_> {
     /// Transformed: value (i, j) of eight channels of tile t comes to stand at (makes·i + j)·pitch + 2t.
     pub fn transform(&mut self, matrix: Matrix) -> &[Vector] {
         let pitch = pitch(self.grid);
-        matrix.square(self.grid.lines, self.values, self.via, [pitch; 2]);
+        matrix.square(self.grid.lines, self.values, self.via, pitch);
         self.values
     }
 

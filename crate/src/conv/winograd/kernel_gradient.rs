@@ -154,7 +154,7 @@ impl<'a> Scratch<'a> {
         let [_, pitch] = vectors(channels);
         let run = LANES * pitch;
         let [rows, columns] = grid.lines.map(Line::points);
-        // What the block's gradients need no more: sixteen tiles at sixteen points, or more, are room for 27 runs of four.
+        // The gradients are not read any more: sixteen tiles at sixteen points, or more, leave room for 27 such runs.
         let (lines, taps) = self.gradients.split_at_mut(3 * MOST * run);
         for first in (0..channels[0]).step_by(LANES) {
             for j in 0..columns {

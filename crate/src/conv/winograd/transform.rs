@@ -121,15 +121,9 @@ impl Matrix {
 
     /// Both passes, over values (i, j) that begin at values\[(takes·i + j)·pitch\]; in their place stands what comes out.
     #[inline(never)]
-    pub fn square(
-        self,
-        [rows, line]: [Line; 2],
-        values: &mut [Vector],
-        via: &mut [Vector],
-        [pitch, count]: [usize; 2],
-    ) {
+    pub fn square(self, [rows, line]: [Line; 2], values: &mut [Vector], via: &mut [Vector], pitch: usize) {
         self.columns([rows, line], values, via, pitch);
-        self.rows([rows, line], via, [pitch, count], values, [pitch, 1]);
+        self.rows([rows, line], via, [pitch; 2], values, [pitch, 1]);
     }
 }
 
