@@ -1,10 +1,10 @@
-import { createHash } from "node:crypto";
 import { type Evenkeel, load, type Layer as PackagedLayer, layers as packaged, sequential } from "evenkeel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Padding, Pair } from "../ts/nn/geometry.js";
 import { chain, cropUnread } from "../ts/nn/graph.js";
 import type { Layer } from "../ts/nn/layer.js";
 import { layers } from "../ts/nn/layers/index.js";
+import { sha256 } from "./support/hash.js";
 import { bits, noise, noiseLabels } from "./support/reference-model.js";
 
 function outputs(size: number, stack: readonly Layer[]): readonly (readonly number[])[] {
@@ -86,7 +86,7 @@ describe("images without what no output depends on give the same bits", () => {
   });
   afterAll(() => ek.dispose());
 
-  const digest = (values: Float32Array) => createHash("sha256").update(bits(values)).digest("hex");
+  const digest = (values: Float32Array) => sha256(bits(values));
   const { averagePooling2d, conv2d, dense, flatten, input, maxPooling2d } = packaged;
   const relu = { kernelSize: 3, activation: "relu" } as const;
   const [samples, classes] = [6, 4];

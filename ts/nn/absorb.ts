@@ -1,7 +1,7 @@
 import type { Program, Region } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import { isLinearNorm } from "./fold-targets.js";
-import { cropped, isClipped } from "./geometry.js";
+import { isClipped } from "./geometry.js";
 import type { Node } from "./graph.js";
 import type { Emission, Operation, Trained, Variable } from "./layer.js";
 import type { BatchNormalization } from "./layers/batch-normalization.js";
@@ -90,7 +90,7 @@ function linearReader(nodes: readonly Node[], i: number): number {
 
 /** Whether an output of a convolution lacks taps: padding is not normalised, so its β would be too much. */
 function isPadded({ operation, inputShapes, outputShape }: Node): boolean {
-  return isClipped(cropped((operation as Conv2d).window(inputShapes[0] ?? []), outputShape));
+  return isClipped((operation as Conv2d).window(inputShapes[0] ?? [], outputShape));
 }
 
 /** A batch norm that leaves x̂. */

@@ -3,7 +3,7 @@ import type { Constants, Region } from "../runtime/program.js";
 import { type Shape, sizeOf } from "../runtime/shape.js";
 import type { FoldPlan } from "./fold.js";
 import type { Fold } from "./fold-targets.js";
-import { borderClasses, cropped, windowArguments } from "./geometry.js";
+import { borderClasses, windowArguments } from "./geometry.js";
 import type { Node } from "./graph.js";
 import type { Layer, Variable } from "./layer.js";
 import { BatchNormalization } from "./layers/batch-normalization.js";
@@ -94,7 +94,7 @@ function sizesOf(node: Node, kernel: Shape) {
   const pixel = { sizes: [1, 1, inputs, 1, 1, outputs, 1, 1, 0, 0, 1, 1] as const, classes: 1 };
   const found = convolutionOf(node);
   if (found === null) return pixel;
-  const window = cropped(found.convolution.window(node.inputShapes[0] ?? []), found.convolved);
+  const window = found.convolution.window(node.inputShapes[0] ?? [], found.convolved);
   const { image, steps } = windowArguments(window);
   return { sizes: [...image, outputs, ...steps] as const, classes: borderClasses(window) };
 }

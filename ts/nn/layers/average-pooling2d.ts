@@ -23,19 +23,15 @@ export class AveragePooling2d extends Pooling2d {
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
-    return emitTraining(emission, inputs, this.#planned(emission), this.countPadding);
+    return emitTraining(emission, inputs, this.planned(emission), this.countPadding);
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    return emitInference(emission, inputs, this.#planned(emission), this.countPadding);
+    return emitInference(emission, inputs, this.planned(emission), this.countPadding);
   }
 
   protected override ownConfig(): Record<string, unknown> {
     return { ...super.ownConfig(), countPadding: this.countPadding };
-  }
-
-  #planned({ inputShapes, outputShape }: Emission): Window {
-    return this.window(only(inputShapes), outputShape);
   }
 }
 

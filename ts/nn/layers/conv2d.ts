@@ -73,18 +73,18 @@ export class Conv2d extends Layer {
     return [this, ...this.#rest];
   }
 
-  /** The window over samples of this shape. */
-  window(shape: Shape): Window {
-    return resolveWindow(this.what, shape, this.#kernelSize, this.#strides, this.#padding);
+  /** The window over samples of this shape, for what a plan asks of its outputs. */
+  window(shape: Shape, output: Shape): Window {
+    return cropped(this.#window(shape), output);
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
-    const { outHeight, outWidth } = this.window(only(inputs));
+    const { outHeight, outWidth } = this.#window(only(inputs));
     return [outHeight, outWidth, this.filters];
   }
 
   override variableSpecs(inputs: readonly Shape[]): readonly VariableSpec[] {
-    const { channels } = this.window(only(inputs));
+    const { channels } = this.#window(only(inputs));
     const shape = [...this.#kernelSize, channels, this.filters];
     return [
       { name: "kernel", shape, initializer: "glorotUniform", trainable: true },
@@ -95,11 +95,11 @@ export class Conv2d extends Layer {
   }
 
   inputRead(input: Shape, output: Shape): Shape {
-    return readBy(this.sizes(1, input, output).window, this.#padding);
+    return readBy(this.window(input, output), this.#padding);
   }
 
   multiplyAdds(inputs: readonly Shape[], output: Shape): number {
-    const { windowHeight, windowWidth, channels } = this.window(only(inputs));
+    const { windowHeight, windowWidth, channels } = this.window(only(inputs), output);
     return sizeOf(output) * windowHeight * windowWidth * channels;
   }
 
@@ -129,7 +129,11 @@ export class Conv2d extends Layer {
 
   /** @internal The convolution of a batch, which may make less than the whole output of a sample. */
   sizes(batch: number, inputShape: Shape, outputShape: Shape): ConvolutionSizes {
-    return { images: batch, window: cropped(this.window(inputShape), outputShape), filters: this.filters };
+    return { images: batch, window: this.window(inputShape, outputShape), filters: this.filters };
+  }
+
+  #window(shape: Shape): Window {
+    return resolveWindow(this.what, shape, this.#kernelSize, this.#strides, this.#padding);
   }
 
   #emitWinners(convolution: Convolution, emission: Emission, x: Region): Trained {

@@ -16,7 +16,7 @@ export class MaxPooling2d extends Pooling2d {
   }
 
   override emitTraining(emission: Emission, inputs: readonly Region[]): Trained {
-    const { program, batch, inputShapes, outputShape, values } = emission;
+    const { program, batch, inputShapes, values } = emission;
     const x = only(inputs);
     const y = this.emitInference(emission, inputs);
     return {
@@ -24,25 +24,16 @@ export class MaxPooling2d extends Pooling2d {
       backward: (dy, [wanted]) => {
         if (!wanted) return [null];
         const dx = values("dx", batch * sizeOf(only(inputShapes)));
-        program.call(
-          "max_pool2d_backward",
-          batch,
-          dx,
-          dy,
-          x,
-          y,
-          ...poolArguments(this.window(only(inputShapes), outputShape)),
-        );
+        program.call("max_pool2d_backward", batch, dx, dy, x, y, ...poolArguments(this.planned(emission)));
         return [dx];
       },
     };
   }
 
   override emitInference(emission: Emission, inputs: readonly Region[]): Region {
-    const { program, batch, inputShapes, outputShape, outputSize, values } = emission;
+    const { program, batch, outputSize, values } = emission;
     const y = values("y", outputSize);
-    const window = this.window(only(inputShapes), outputShape);
-    program.call("max_pool2d_forward", batch, y, only(inputs), ...poolArguments(window));
+    program.call("max_pool2d_forward", batch, y, only(inputs), ...poolArguments(this.planned(emission)));
     return y;
   }
 }

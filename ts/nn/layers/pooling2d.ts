@@ -10,7 +10,7 @@ import {
   type Window,
   windowArguments,
 } from "../geometry.js";
-import { Layer, type LayerOptions, only } from "../layer.js";
+import { type Emission, Layer, type LayerOptions, only } from "../layer.js";
 
 /** Options of pooling layers. */
 export interface Pooling2dOptions extends LayerOptions {
@@ -40,6 +40,11 @@ export abstract class Pooling2d extends Layer {
   /** The window over samples of this shape, for what a plan asks of its outputs. */
   window(shape: Shape, output: Shape): Window {
     return cropped(this.#window(shape), output);
+  }
+
+  /** The window of a plan. */
+  protected planned({ inputShapes, outputShape }: Emission): Window {
+    return this.window(only(inputShapes), outputShape);
   }
 
   override outputShape(inputs: readonly Shape[]): Shape {
