@@ -47,7 +47,7 @@ const products = ["evenkeel.d.ts", "evenkeel_bg.wasm"];
 // supported browser would refuse.
 export const wasmOptions = [
   "-O3",
-  // Until nothing changes: 50 bytes less, packed, for twenty seconds.
+  // Until nothing changes: 30 bytes less, packed, for three seconds.
   "--converge",
   // What rustc leaves as a function stays one: 0.5 % less, and V8 gives a loop its registers in a small function.
   "--one-caller-inline-max-function-size=0",

@@ -69,8 +69,13 @@ pub fn forward_pooled([y, winners]: [&mut [f32]; 2], x: &[f32], packed: &[f32], 
 fn sums(values: &[[f32; PIXELS]], panel: &[[f32; WIDTH]]) -> [[F32x4; OUTPUTS]; 2] {
     let mut sums = [[F32x4::zero(); 2]; PIXELS];
     add_terms(&mut sums, values, panel);
-    let [a, b, c, d] = sums;
-    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
+    by_halves(sums)
+}
+
+/// The sums of outputs, \[output\]\[half\], the other way round.
+#[inline(always)]
+fn by_halves([a, b, c, d]: [[F32x4; 2]; OUTPUTS]) -> [[F32x4; OUTPUTS]; 2] {
+    [0, 1].map(|half| [a[half], b[half], c[half], d[half]])
 }
 
 /// Whether windows are read in place: one channel, stride 1, all windows whole and nothing of them outside of x.
@@ -94,8 +99,7 @@ fn sums_in_place(x: &[f32], panel: &[[f32; WIDTH]], [width, taps]: [usize; 2]) -
             }
         }
     }
-    let [a, b, c, d] = sums;
-    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]]]
+    by_halves(sums)
 }
 
 /// The terms of a window's outputs, \[term\]\[output\].

@@ -142,15 +142,15 @@ pub fn largest_outputs([rows, line]: [Line; 2], values: &mut [Vector], via: &mut
         }
         let to = &mut values[i * windows..];
         match line {
-            Line::Two => pass_largest(two::outputs, &from, to, pitch),
-            Line::Four => pass_largest(four::outputs, &from, to, pitch),
+            Line::Two => pass_largest::<_, _, 1>(two::outputs, &from, to, pitch),
+            Line::Four => pass_largest::<_, _, 2>(four::outputs, &from, to, pitch),
         }
     }
 }
 
-/// A pass over pairs of lines that leaves of each 2×2 of what they make the largest.
+/// A pass over pairs of lines that leaves of each of W windows of what they make, 2×2, the largest.
 #[inline(always)]
-fn pass_largest<const I: usize, const O: usize>(
+fn pass_largest<const I: usize, const O: usize, const W: usize>(
     line: impl Fn([F32x4; I]) -> [F32x4; O],
     from: &[Streams; 2],
     to: &mut [Vector],
@@ -158,10 +158,10 @@ fn pass_largest<const I: usize, const O: usize>(
 ) {
     let count = from[0][0].len();
     let from: [[&[Vector]; I]; 2] = from.each_ref().map(|from| from_fn(|i| &from[i][..count]));
-    let mut to = Rows::<O>::new(to, [stride, 1], count);
+    let mut to = Rows::<W>::new(to, [stride, 1], count);
     for v in 0..count {
         let [upper, lower] = from.map(|from| line(from_fn(|i| F32x4::load(&from[i][v]))));
-        for w in 0..O / 2 {
+        for w in 0..W {
             to.store(w, v, largest([upper[2 * w], upper[2 * w + 1], lower[2 * w], lower[2 * w + 1]]));
         }
     }
